@@ -1,0 +1,49 @@
+"""The command ``distrib VERB``: train, evaluate, predict, models."""
+
+import importlib
+import sys
+
+from distrib import __version__
+from distrib.settings import nearest
+
+USAGE = """usage: distrib VERB [ARGUMENTS]
+
+  train      train an image classifier (the same as python distrib/train.py)
+  evaluate   score a run on its test images
+  predict    name the classes of image files
+  models     list the networks, or show one of them
+
+`distrib VERB --help` tells more of each."""
+
+VERBS = ("train", "evaluate", "predict", "models")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the verb that the arguments begin with; return its exit code."""
+    verb, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if verb in ("--help", "-h", "help"):
+        print(USAGE)
+        return 0
+    if verb == "--version":
+        print(f"distrib {__version__}")
+        return 0
+    if verb not in VERBS:
+        print(f"error: '{verb}' is no verb of distrib{nearest(verb, VERBS)}\n\n{USAGE}", file=sys.stderr)
+        return 2
+    return _run(verb, rest)
+
+
+def _run(verb: str, arguments: list[str]) -> int:
+    # Imported one by one: each verb's imports are seconds that the others should not pay.
+    module = {
+        "train": "distrib.train",
+        "evaluate": "distrib.insight.evaluation",
+        "predict": "distrib.insight.prediction",
+        "models": "distrib.zoo.listing",
+    }[verb]
+    code: int = importlib.import_module(module).main(arguments)
+    return code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

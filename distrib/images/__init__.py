@@ -1,0 +1,1 @@
+"""What is trained on: sources, order, augmentation and the feed of shares."""

@@ -1,0 +1,70 @@
+"""From a file's bytes to an RGB image of the size the network sees."""
+
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from distrib.images.hashing import draw
+
+Pixels = npt.NDArray[np.uint8]
+
+CROP_SHARE = 224 / 256  # evaluation keeps the middle of an image whose short side is a little larger
+AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of the random-resized crop: Szegedy et al., arXiv:1409.4842
+_FINE = 2**24  # steps of a drawn fraction
+
+
+class ImageError(Exception):
+    """An image that cannot be used; the message names its file or row."""
+
+
+def rgb(source: bytes | Path, where: str) -> Image.Image:
+    """Decode an image to RGB, whatever its mode: grayscale, palette, alpha and CMYK become RGB.
+
+    Raises:
+        ImageError: it cannot be decoded; names ``where``.
+    """
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            return image.convert("RGB")
+    except UnidentifiedImageError:
+        raise ImageError(f"{where} is not an image") from None
+    except (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError) as error:
+        raise ImageError(f"{where} cannot be decoded: {error}") from None
+
+
+def centre(image: Image.Image, size: int) -> Image.Image:
+    """Scale the short side and keep the central square: (size, size). Images of that size stay as they are."""
+    if image.size == (size, size):
+        return image
+    # Small images have no margin to spare: there the whole short side is kept.
+    kept = min(image.size) * (CROP_SHARE if size > 64 else 1.0)
+    left, top = (image.width - kept) / 2, (image.height - kept) / 2
+    return image.resize((size, size), Image.Resampling.BILINEAR, (left, top, left + kept, top + kept))
+
+
+def resized_crop(image: Image.Image, size: int, folded: int, index: int) -> Image.Image:
+    """A random part of 8 to 100 % of the area and 3:4 to 4:3, scaled to (size, size), drawn for ``index``."""
+
+    def fraction(attempt: int, purpose: int) -> float:
+        return draw(folded + 16 * attempt + purpose, index, _FINE) / _FINE
+
+    for attempt in range(10):
+        area = image.width * image.height * (AREA[0] + (AREA[1] - AREA[0]) * fraction(attempt, 0))
+        low, high = math.log(RATIO[0]), math.log(RATIO[1])
+        ratio = math.exp(low + (high - low) * fraction(attempt, 1))
+        width, height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < width <= image.width and 0 < height <= image.height:
+            left = int(fraction(attempt, 2) * (image.width - width + 1))
+            top = int(fraction(attempt, 3) * (image.height - height + 1))
+            box = (left, top, left + width, top + height)
+            return image.resize((size, size), Image.Resampling.BILINEAR, box)
+    return centre(image, size)
+
+
+def pixels(image: Image.Image) -> Pixels:
+    """The image as a (height, width, 3) uint8 array of its own."""
+    return np.array(image, dtype=np.uint8)

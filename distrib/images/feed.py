@@ -1,0 +1,189 @@
+"""The feed: a process's share of every update, and of the test images, as micro-batches on the device."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distrib.images.augmentation import BatchAugmentation
+from distrib.images.decoding import ImageError
+from distrib.images.order import Indices, Plan
+from distrib.images.resident import Peers, Resident
+from distrib.images.splits import ImageData, Split
+from distrib.images.workers import Decoding, WorkerLoader, worker_count
+from distrib.settings import Settings, SettingsError
+
+SMALL = 64  # pixels up to which images are small: kept at their own size and in memory
+ROOM = 2**31  # bytes that a split may take in memory
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+TEST_BATCH = 512  # images of one process at once, at most
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What turns an image into the network's input, and its output into a class: all that prediction needs."""
+
+    size: int
+    """Side of the input, pixels."""
+    mean: tuple[float, ...]
+    """Of each channel, of 1."""
+    std: tuple[float, ...]
+    """Of each channel, of 1."""
+    classes: tuple[str, ...]
+    """Class names by index."""
+
+    @classmethod
+    def of(cls, saved: dict[str, Any]) -> "Preprocessing":
+        """From the JSON form of :func:`dataclasses.asdict`."""
+        mean, std, classes = (tuple(saved[name]) for name in ("mean", "std", "classes"))
+        return cls(size=saved["size"], mean=mean, std=std, classes=classes)
+
+    def normalise(self, pixels: Tensor, *, channels_last: bool) -> Tensor:
+        """Images (n, size, size, 3) uint8 to (n, 3, size, size) float32 of mean 0 and deviation 1."""
+        mean = torch.tensor(self.mean, device=pixels.device) * 255
+        scale = 1 / (torch.tensor(self.std, device=pixels.device) * 255)
+        floats = pixels.to(torch.float32).sub_(mean).mul_(scale).permute(0, 3, 1, 2)
+        return floats if channels_last else floats.contiguous()
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Some images of a share: ``indices`` (n,) on the host; ``pixels`` (n, size, size, 3) uint8 and ``labels`` (n,)
+    int64 on the device. A label of -100 marks an image that is left out.
+    """
+
+    indices: Indices
+    pixels: Tensor
+    labels: Tensor
+
+
+class Source:
+    """Reads one split, from memory or through workers, onto the device.
+
+    Raises:
+        ImageError: an image cannot be decoded and is not to be skipped; here or while reading.
+    """
+
+    def __init__(self, settings: Settings, decoding: Decoding, peers: Peers, device: torch.device) -> None:
+        self.device, self.skip = device, settings.data.on_bad_image == "skip"
+        self.left_out: set[str] = set()
+        """Images that this process could not decode."""
+        self.loader: Resident | WorkerLoader
+        if in_memory(settings, decoding):
+            self.loader = Resident(decoding.split, decoding.size, peers, skip=self.skip).to(device)
+            self.left_out.update(self.loader.left_out)
+            self.images = len(self.loader.labels)
+        else:
+            workers = worker_count(settings.data.workers, peers.local_size)
+            self.loader = WorkerLoader(decoding, workers, pin=device.type == "cuda")
+            self.images = len(decoding.split.labels)
+
+    def read(self, epoch: int, lists: list[Indices]) -> Iterator[MicroBatch]:
+        """The images of these lists of indices, in their order."""
+        if isinstance(self.loader, Resident):
+            for indices in lists:
+                rows = torch.from_numpy(indices).to(self.device)
+                yield MicroBatch(indices, self.loader.images[rows], self.loader.labels[rows])
+            return
+        for indices, decoded in zip(lists, self.loader(epoch, lists), strict=True):
+            if decoded.bad and not self.skip:
+                raise ImageError(f"{decoded.bad[0]} (--on-bad-image skip leaves such images out)")
+            self.left_out.update(decoded.bad)
+            pixels = decoded.images.to(self.device, non_blocking=True)
+            yield MicroBatch(indices, pixels, decoded.labels.to(self.device, non_blocking=True))
+
+
+class TestFeed:
+    """Gives each process its part of the test images: over all processes each image comes exactly once."""
+
+    __test__ = False  # for pytest, which takes it for a test
+
+    def __init__(
+        self, split: Split, preprocessing: Preprocessing, settings: Settings, peers: Peers, device: torch.device
+    ) -> None:
+        self.preprocessing, self.peers = preprocessing, peers
+        decoding = Decoding(split, preprocessing.size, seed=settings.compute.seed)
+        self.source = Source(settings, decoding, peers, device)
+        self.images = self.source.images
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        """This process's part, in micro-batches."""
+        mine = np.array_split(np.arange(self.images), self.peers.size)[self.peers.rank]
+        return self.source.read(0, [mine[at : at + TEST_BATCH] for at in range(0, len(mine), TEST_BATCH)])
+
+
+class Feed:
+    """Gives each process its share of every update; over all processes, the same images whatever their number.
+
+    Raises:
+        SettingsError: the batch cannot be shared equally, or settings contradict what the data set is.
+        ImageError: an image cannot be decoded.
+    """
+
+    def __init__(self, data: ImageData, settings: Settings, peers: Peers, device: torch.device) -> None:
+        self.data, self.seed = data, settings.compute.seed
+        size = settings.data.image_size or own_size(data.train)
+        self.source = Source(settings, Decoding.of(data.train, size, settings), peers, device)
+        self.augment = BatchAugmentation.of(settings.augmentation, seed=self.seed, size=size, mirrored=data.mirrored)
+        resident = isinstance(self.source.loader, Resident)
+        mean, std = channel_statistics(self.source.loader.images) if resident else (IMAGENET_MEAN, IMAGENET_STD)
+        self.preprocessing = Preprocessing(size, mean, std, data.classes)
+        self.test = TestFeed(data.test, self.preprocessing, settings, peers, device)
+        optimization = settings.optimization
+        self.plan = Plan(self.source.images, optimization.batch_size, optimization.micro_batch, peers.rank, peers.size)
+
+    @property
+    def images(self) -> int:
+        """Number of training images."""
+        return self.source.images
+
+    @property
+    def left_out(self) -> set[str]:
+        """Images that this process could not decode."""
+        return self.source.left_out | self.test.source.left_out
+
+    def train(self, epoch: int, position: int = 0) -> Iterator[MicroBatch]:
+        """This process's micro-batches of epoch ``epoch`` (from 0), from its update ``position`` (from 0) on."""
+        positions = range(position, self.plan.updates_per_epoch)
+        lists = [part for at in positions for part in self.plan.share_of(self.seed, epoch, at)]
+        for batch in self.source.read(epoch, lists):
+            indices = torch.from_numpy(batch.indices).to(batch.pixels.device)
+            yield MicroBatch(batch.indices, self.augment(batch.pixels, indices, epoch), batch.labels)
+
+
+def own_size(split: Split) -> int:
+    """The size at which images are used unless told: their own up to 64 pixels, else 224."""
+    sides = split.image(0).size
+    return min(sides) if max(sides) <= SMALL else 224
+
+
+def in_memory(settings: Settings, decoding: Decoding) -> bool:
+    """Whether a split is decoded once into memory.
+
+    Raises:
+        SettingsError: memory was asked for with an augmentation that works on one decoded image at a time.
+    """
+    loading = settings.data.loading
+    if loading == "memory" and decoding.varies:
+        raise SettingsError("--policy and --crop resized work image by image: they need --loading workers (or auto)")
+    small = decoding.size <= SMALL and len(decoding.split.labels) * decoding.size**2 * 3 <= ROOM
+    return loading == "memory" or (loading == "auto" and small and not decoding.varies)
+
+
+def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel over all pixels of (n, h, w, 3) uint8 images, of 1, to 4 places.
+
+    They are those of the whole set of pixels, not the mean of each image's own deviation, which is often copied.
+    """
+    total, squares = torch.zeros(3, dtype=torch.int64), torch.zeros(3, dtype=torch.int64)
+    for part in images.split(4096):  # in integers, so that the sum does not depend on its order
+        values = part.reshape(-1, 3).to(torch.int32)
+        total += values.sum(0, dtype=torch.int64).cpu()
+        squares += values.square().sum(0, dtype=torch.int64).cpu()
+    count = images.numel() / 3
+    mean = (total.double() / count).tolist()
+    deviation = [max(s / count - m * m, 1.0) ** 0.5 for s, m in zip(squares.tolist(), mean, strict=True)]
+    return tuple(round(m / 255, 4) for m in mean), tuple(round(d / 255, 4) for d in deviation)

@@ -1,0 +1,124 @@
+"""A whole split as one uint8 tensor, held once for each node however many processes share it."""
+
+import mmap
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distrib.images.decoding import ImageError, centre, pixels
+from distrib.images.splits import ArraySplit, Split
+
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - a file system in memory, where Linux has one
+ROOM_LEFT = 2**28  # bytes of shared memory that stay free for the workers of data loaders
+
+
+class Peers(Protocol):
+    """The processes of a run, as far as data needs to know them."""
+
+    @property
+    def rank(self) -> int:
+        """This process among all."""
+
+    @property
+    def size(self) -> int:
+        """Number of processes."""
+
+    @property
+    def local_rank(self) -> int:
+        """This process among those of its node."""
+
+    @property
+    def local_size(self) -> int:
+        """Number of processes of its node."""
+
+    def gather(self, item: Any) -> list[Any]:
+        """The items of all processes, by rank. Every process must call it."""
+
+
+class Resident:
+    """Images of a split in memory: ``images`` (n, size, size, 3) uint8, ``labels`` (n,) int64.
+
+    Images that cannot be decoded are left out if ``skip``, else they are an error; ``left_out`` has their messages.
+
+    Raises:
+        ImageError: an image cannot be decoded. All processes raise it together.
+    """
+
+    def __init__(self, split: Split, size: int, peers: Peers, *, skip: bool) -> None:
+        images, bad = _shared(peers, (len(split.labels), size, size, 3), lambda out: _decode(split, size, out))
+        if bad and not skip:
+            raise ImageError(f"{bad[0][1]} ({len(bad)} such images; --on-bad-image skip leaves them out)")
+        self.left_out = [message for _, message in bad]
+        labels = torch.from_numpy(np.array(split.labels, dtype=np.int64))
+        if bad:
+            kept = torch.ones(len(labels), dtype=torch.bool)
+            kept[[index for index, _ in bad]] = False
+            images, labels = images[kept], labels[kept]
+        self.images, self.labels = images, labels
+
+    def to(self, device: torch.device) -> Self:
+        """Move images and labels to the device."""
+        self.images, self.labels = self.images.to(device), self.labels.to(device)
+        return self
+
+
+Bad = list[tuple[int, str]]
+
+
+def _decode(split: Split, size: int, out: Tensor) -> Bad:
+    """Fill ``out`` with every image; return index and message of those that could not be decoded."""
+    if isinstance(split, ArraySplit) and split.pixels.shape[1:3] == (size, size):
+        out.copy_(torch.from_numpy(split.pixels))
+        return []
+    bad: Bad = []
+    for index in range(len(split.labels)):
+        try:
+            out[index] = torch.from_numpy(pixels(centre(split.image(index), size)))
+        except ImageError as error:
+            bad.append((index, str(error)))
+    return bad
+
+
+def _shared(peers: Peers, shape: tuple[int, ...], fill: Callable[[Tensor], Bad]) -> tuple[Tensor, Bad]:
+    """A tensor that the first process of each node fills and the others of the node map."""
+    if peers.local_size == 1:
+        alone = torch.empty(shape, dtype=torch.uint8)
+        return alone, fill(alone)
+    bytes_ = int(np.prod(shape))
+    path, bad, failure = None, [], None
+    if peers.local_rank == 0:
+        try:
+            path = _file(bytes_)
+            bad = fill(_mapped(path, shape))
+        except OSError as error:
+            failure = f"no room to share {bytes_:,} bytes of images between processes: {error}"
+    # Ranks of a node follow one another, so its first process is local_rank before this one.
+    path, bad, failure = peers.gather((path, bad, failure))[peers.rank - peers.local_rank]
+    if failure:
+        raise ImageError(failure)
+    images = _mapped(path, shape)
+    peers.gather(None)
+    if peers.local_rank == 0:
+        Path(path).unlink()  # everybody has it mapped: the memory now lives as long as they do
+    return images, bad
+
+
+def _file(size: int) -> str:
+    """A new file of ``size`` bytes, in memory where there is room."""
+    in_memory = SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free > size + ROOM_LEFT
+    descriptor, path = tempfile.mkstemp(prefix="distrib-", dir=SHARED_MEMORY if in_memory else None)
+    os.truncate(descriptor, size)
+    os.close(descriptor)
+    return path
+
+
+def _mapped(path: str, shape: tuple[int, ...]) -> Tensor:
+    with open(path, "r+b") as file:
+        return torch.frombuffer(mmap.mmap(file.fileno(), 0), dtype=torch.uint8).view(shape)

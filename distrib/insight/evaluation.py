@@ -1,0 +1,81 @@
+"""``distrib evaluate RUN``: the scores of a run's network on its test images."""
+
+import dataclasses
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from distrib.command import refuse
+from distrib.images import sources
+from distrib.images.decoding import ImageError
+from distrib.images.feed import TestFeed
+from distrib.insight.runs import Run, Which, load_run
+from distrib.insight.summary import aligned
+from distrib.learning.scoring import Scores, evaluate
+from distrib.lifecycle.processes import Processes, start
+from distrib.settings import SettingsError
+
+
+@dataclass(frozen=True)
+class Request:
+    """Score a run's network on its test images, each exactly once."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder."""
+    checkpoint: Which = "best"
+    """Which of its checkpoints."""
+    ema: bool = False
+    """Score the average of the weights instead of the weights."""
+    data: str | None = None
+    """Score on the test images of this data set instead (as --data of training); its classes must be the same."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+def main(arguments: list[str]) -> int:
+    """Evaluate as the arguments ask; return the exit code."""
+    request = tyro.cli(Request, args=arguments, prog="distrib evaluate")
+    try:
+        run = load_run(request.run, request.checkpoint)
+        processes = start(run.settings.compute)
+        scores = score(run, request, processes)
+    except SettingsError as error:
+        refuse(str(error))
+    except ImageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if processes.is_main:
+        _show(run, scores, as_json=request.json)
+    processes.close(0)
+    return 0
+
+
+def score(run: Run, request: Request, processes: Processes) -> Scores:
+    """Score the run's network on all test images, at its size and normalised as in training."""
+    settings = run.settings
+    asked = dataclasses.replace(settings.data, data=request.data or settings.data.data)
+    place = processes.agreed(lambda: sources.locate(asked))
+    data = sources.load(place, asked)
+    if data.classes != run.preprocessing.classes:
+        raise SettingsError(f"--data {place} has other classes than the run was trained on")
+    feed = TestFeed(data.test, run.preprocessing, settings, processes, processes.device)
+    network = run.network(ema=request.ema).to(processes.device)
+    return evaluate(network, feed, processes, channels_last=settings.compute.channels_last)
+
+
+def _show(run: Run, scores: Scores, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"checkpoint": str(run.checkpoint.path), **dataclasses.asdict(scores)}))
+        return
+    rows = [
+        ("checkpoint", str(run.checkpoint.path)),
+        ("test images", f"{scores.count:,}"),
+        ("loss", f"{scores.loss:.4f}"),
+        ("top-1", f"{scores.top1:.2%}"),
+        ("top-5", f"{scores.top5:.2%}"),
+    ]
+    print("\n".join(aligned(rows)))

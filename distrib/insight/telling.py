@@ -1,0 +1,59 @@
+"""What a person is told when a run starts and when it ends."""
+
+from itertools import pairwise
+
+from distrib.insight.summary import summarize
+from distrib.learning.engine import Trainer
+from distrib.lifecycle.folder import device_name
+from distrib.lifecycle.journal import read
+from distrib.zoo.anatomy import parameters
+
+
+def header(trainer: Trainer, wandb: str) -> list[tuple[str, str]]:
+    """The facts of a run that is about to start, as names and texts."""
+    settings, processes, feed = trainer.settings, trainer.processes, trainer.feed
+    plan, size = feed.plan, feed.preprocessing.size
+    micro = f" in {plan.micro_batches} micro-batches" if plan.micro_batches > 1 else ""
+    count, classes = f"{feed.images:,} training and {feed.test.images:,} test", len(feed.preprocessing.classes)
+    planned = (
+        f"{settings.optimization.epochs} epochs of {plan.updates_per_epoch:,} updates, {trainer.rates.total:,} in all"
+    )
+    learning = f"{settings.optimization.optimizer}, {settings.schedule.schedule}, lr {settings.optimization.lr:g}"
+    return [
+        ("model", f"{settings.model.model}, {parameters(trainer.state.network):,} parameters"),
+        ("data", f"{feed.data.name}: {count} images of {size}x{size} pixels, {classes} classes"),
+        ("device", f"{processes.device} ({device_name(processes.device)})"),
+        ("processes", str(processes.size)),
+        ("precision", processes.precision),
+        ("batch", f"{plan.batch_size} images: {plan.share} for each process{micro}"),
+        ("plan", f"{planned}; {learning}"),
+        ("W&B", wandb),
+        ("run folder", str(trainer.folder.path)),
+    ]
+
+
+def closing_text(trainer: Trainer) -> str:
+    """What the run reached, from its journal, and the commands that go on from here."""
+    records = list(read(trainer.folder.journal))
+    epochs = [record for record in records if record["kind"] == "epoch"]
+    updates = [record for record in records if record["kind"] == "update"]
+    speeds = [record["images_per_second"] for record in updates]
+    mean = len(speeds) / sum(1 / speed for speed in speeds) if speeds else 0.0
+    stamps = [(r["event"], r["time"]) for r in records if r["kind"] == "event"]
+    # What lies between an end and the next start was not spent on the run.
+    seconds = sum(b[1] - a[1] for a, b in pairwise(stamps) if b[0] not in ("start", "resume"))
+    return "\n" + summarize(epochs, seconds=seconds, images_per_second=mean, commands=commands(trainer))
+
+
+def commands(trainer: Trainer) -> list[tuple[str, str]]:
+    """What to type next: purposes and commands."""
+    folder, processes = trainer.folder, trainer.processes
+    if not trainer.state.progress.finished:
+        launcher = "python distrib/train.py"
+        if processes.size > 1:
+            launcher = f"launch/cpu.sh {processes.size}" if processes.device.type == "cpu" else "launch/multi_gpu.sh"
+        return [("resume", f"{launcher} --config {folder.settings} --name {folder.name}")]
+    return [
+        ("evaluate", f"python -m distrib evaluate {folder.path}"),
+        ("predict", f"python -m distrib predict {folder.path} IMAGE ..."),
+    ]

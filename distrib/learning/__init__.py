@@ -1,0 +1,1 @@
+"""How it learns: rates, optimizers, averages, scores and the engine."""

@@ -1,0 +1,242 @@
+"""The engine: epochs, updates and what happens between them.
+
+Its unit of work is a process's share of a global batch. Everything that an update depends on is a pure function of its
+number (images, augmentation, rates, dropout), or is in the checkpoint.
+"""
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate.optimizer import AcceleratedOptimizer
+from torch import Tensor, nn
+
+from distrib.images.feed import Feed, MicroBatch
+from distrib.images.hashing import key
+from distrib.images.workers import IGNORED
+from distrib.learning.meter import EpochSums, Meter, batch_sums
+from distrib.learning.optimizers import clip_gradients, set_rates
+from distrib.learning.rates import Rates
+from distrib.learning.scoring import Scores, evaluate
+from distrib.learning.state import Progress, TrainState
+from distrib.lifecycle import checkpoints
+from distrib.lifecycle.ending import Stopped
+from distrib.lifecycle.folder import RunFolder
+from distrib.lifecycle.journal import Journal, Record
+from distrib.lifecycle.processes import Processes
+from distrib.lifecycle.stopping import StopRequest
+from distrib.settings import Settings
+
+_DROPOUT = 2  # purpose of the key
+
+
+@dataclass
+class Trainer:
+    """The parts of a run, put together. ``network`` and ``optimizer`` are as Accelerate prepared them."""
+
+    settings: Settings
+    processes: Processes
+    folder: RunFolder
+    feed: Feed
+    network: nn.Module
+    optimizer: AcceleratedOptimizer
+    state: TrainState
+    rates: Rates
+    journal: Journal
+    stop: StopRequest
+
+    def __post_init__(self) -> None:
+        self.meter = Meter(self.processes)
+        self.left_out: set[str] = set()
+
+    def fit(self) -> None:
+        """Train to the end. Raises Stopped if asked to stop before."""
+        self.report_left_out()
+        while not self.state.progress.finished:
+            self.train_epoch()
+            self.end_epoch()
+
+    def train_epoch(self) -> None:
+        """Train to the end of the epoch that ``progress`` stands in."""
+        progress, per_epoch = self.state.progress, self.feed.plan.updates_per_epoch
+        position = progress.update - progress.epoch * per_epoch
+        batches = self.feed.train(progress.epoch, position)
+        self.network.train()
+        self.meter.restart()
+        for _ in range(position, per_epoch):
+            self.train_step(self.next_share(batches))
+            self.between_updates(last=progress.update % per_epoch == 0)
+
+    def next_share(self, batches: Iterator[MicroBatch]) -> list[MicroBatch]:
+        """The micro-batches of the next update; the time they take counts as waiting for data."""
+        asked = time.perf_counter()
+        share = list(islice(batches, self.feed.plan.micro_batches))
+        self.meter.waited += time.perf_counter() - asked
+        return share
+
+    def train_step(self, share: list[MicroBatch]) -> None:
+        """One update from this process's share of the global batch."""
+        optimization, progress = self.settings.optimization, self.state.progress
+        set_rates(self.optimizer, self.lr(), self.rates.momentum(progress.update))
+        # Dropout draws from the update's number, not from what was drawn before: nothing to save, nothing to restore.
+        torch.manual_seed(key(self.settings.compute.seed, progress.update, self.processes.rank, _DROPOUT))
+        sums = torch.zeros(3, device=self.processes.device)
+        for number, batch in enumerate(share, 1):
+            # Gradients are summed over processes once, with the last micro-batch.
+            last = number == len(share)
+            with nullcontext() if last else self.processes.accelerator.no_sync(self.network):
+                sums += self.forward_backward(batch)
+        norm = clip_gradients(
+            self.processes.accelerator,
+            self.optimizer,
+            self.state.network.parameters(),
+            max_norm=optimization.clip_norm,
+            max_value=optimization.clip_value,
+        )
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        progress.update += 1
+        progress.test_top1 = None
+        if self.state.average is not None:
+            self.state.average.update(progress.update)
+        self.meter.add(sums, norm)
+
+    def forward_backward(self, batch: MicroBatch) -> Tensor:
+        """Add a micro-batch's gradients; return its sums of (loss, hits, images)."""
+        optimization = self.settings.optimization
+        images = self.feed.preprocessing.normalise(batch.pixels, channels_last=self.settings.compute.channels_last)
+        logits = self.network(images)
+        loss = F.cross_entropy(
+            logits,
+            batch.labels,
+            ignore_index=IGNORED,
+            reduction="sum",
+            label_smoothing=optimization.label_smoothing,
+        )
+        # DDP takes the mean over processes; with this factor it is the mean over the images of the global batch,
+        # however they are divided into micro-batches.
+        self.processes.accelerator.backward(loss * (self.processes.size / optimization.batch_size))
+        return batch_sums(loss, logits, batch.labels)
+
+    def lr(self) -> float:
+        """Learning rate of the coming update."""
+        return self.rates.lr(self.state.progress.update, self.state.progress.plateau.scale)
+
+    def between_updates(self, *, last: bool) -> None:
+        """Report, save and stop, when it is time; the ``last`` update of an epoch is saved after its evaluation."""
+        update, when = self.state.progress.update, self.settings.lifecycle
+        alone = self.processes.size == 1 and self.stop.signal is not None
+        save = update % when.save_every == 0 or alone
+        if not (last or save or update % when.log_every == 0):
+            return
+        self.report()
+        stop = self.stop_agreed()
+        if not last and (save or stop):
+            self.save()
+        if not last and stop:
+            raise Stopped
+
+    def stop_agreed(self) -> bool:
+        """Whether any process was asked to stop. Every process must call it."""
+        asked = torch.tensor(self.stop.signal is not None, device=self.processes.device)
+        return bool(self.processes.stack(asked).any())
+
+    def report(self) -> None:
+        """Write the updates since the last report to the journal."""
+        progress, scale = self.state.progress, self.state.progress.plateau.scale
+        rows, seconds, waited = self.meter.look()
+        speed = len(rows) * self.settings.optimization.batch_size / seconds
+        progress.sums.seconds += seconds
+        records = []
+        for step, (loss, hits, images, norm) in enumerate(rows, progress.update - len(rows)):
+            progress.sums.add(loss, hits, images)
+            records.append(
+                {
+                    "kind": "update",
+                    "update": step + 1,
+                    "epoch": progress.epoch + 1,
+                    "loss": loss / max(images, 1),
+                    "lr": self.rates.lr(step, scale),
+                    "momentum": self.rates.momentum(step),
+                    "grad_norm": norm,
+                    "images_per_second": round(speed, 1),
+                    "data_wait_share": round(waited, 4),
+                }
+            )
+        self.journal.write(records)
+
+    def end_epoch(self) -> None:
+        """Evaluate, note the scores, save; raises Stopped if asked to stop and there is more to do."""
+        progress, lr = (
+            self.state.progress,
+            self.rates.lr(self.state.progress.update - 1, self.state.progress.plateau.scale),
+        )
+        started = time.perf_counter()
+        scores = self.score(self.state.network)
+        average = self.score(self.state.average.network) if self.state.average is not None else None
+        seconds = progress.sums.seconds + time.perf_counter() - started
+        progress.epoch += 1
+        progress.test_top1 = scores.top1
+        progress.plateau.observe(scores.loss)
+        progress.early_stop.observe(scores.top1)
+        progress.finished = progress.epoch >= self.settings.optimization.epochs or progress.early_stop.spent
+        self.journal.write([epoch_record(progress, scores, average, lr=lr, seconds=seconds)])
+        progress.sums = EpochSums()
+        self.report_left_out()
+        if progress.best_top1 is None or scores.top1 > progress.best_top1:
+            progress.best_top1 = scores.top1
+            self.journal.event("best", update=progress.update, epoch=progress.epoch, test_top1=scores.top1)
+        self.save()
+        if self.stop_agreed() and not progress.finished:
+            raise Stopped
+
+    def score(self, network: nn.Module) -> Scores:
+        """Score a network on the test images."""
+        return evaluate(network, self.feed.test, self.processes, channels_last=self.settings.compute.channels_last)
+
+    def report_left_out(self) -> None:
+        """Note images that could not be decoded since the last time, as all processes together saw them."""
+        if self.settings.data.on_bad_image != "skip":
+            return
+        seen = set().union(*self.processes.gather(self.feed.left_out))
+        if seen - self.left_out:
+            examples = sorted(seen - self.left_out)[:10]
+            self.journal.event("skip", update=self.state.progress.update, images=len(seen), examples=examples)
+            self.left_out = seen
+
+    def save(self) -> None:
+        """Save a checkpoint. Every process must call it; rank 0 writes."""
+        groups = self.state.tensors(self.processes)
+        if self.processes.is_main:
+            self.journal.sync()
+            counters = self.state.counters() | {"preprocessing": dataclasses.asdict(self.feed.preprocessing)}
+            checkpoints.save(self.folder.checkpoints, self.state.progress.update, groups, counters)
+            self.journal.event("checkpoint", update=self.state.progress.update, epoch=self.state.progress.epoch)
+        self.meter.restart()
+
+
+def epoch_record(progress: Progress, scores: Scores, average: Scores | None, *, lr: float, seconds: float) -> Record:
+    """The journal's line on the epoch that ``progress`` has just finished."""
+    sums = progress.sums
+    record: dict[str, Any] = {
+        "kind": "epoch",
+        "epoch": progress.epoch,
+        "update": progress.update,
+        "train_loss": sums.loss / max(sums.images, 1),
+        "train_top1": sums.hits / max(sums.images, 1),
+        "test_loss": scores.loss,
+        "test_top1": scores.top1,
+        "test_top5": scores.top5,
+        "test_count": scores.count,
+        "lr": lr,
+        "seconds": round(seconds, 3),
+    }
+    if average is not None:
+        record |= {"ema_test_loss": average.loss, "ema_test_top1": average.top1}
+    return record

@@ -1,0 +1,84 @@
+"""Optimizers: which parameters decay, the rates of an update, and clipped gradients."""
+
+from collections.abc import Iterable
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from distrib.settings import Optimization
+
+
+def make_optimizer(network: nn.Module, settings: Optimization) -> Optimizer:
+    """An optimizer of the network's trainable parameters. Its rates are set before every update."""
+    trainable = [p for p in network.parameters() if p.requires_grad]
+    # Weights of norms and every bias are vectors; what a layer multiplies with has two dimensions or more.
+    vectors = [p for p in trainable if p.ndim <= 1]
+    matrices = [p for p in trainable if p.ndim > 1]
+    decay = settings.weight_decay
+    groups = [
+        {"params": matrices, "weight_decay": decay},
+        {"params": vectors, "weight_decay": decay if settings.decay_norms else 0.0},
+    ]
+    # fused: one kernel for all parameters instead of several for each
+    if settings.optimizer == "sgd":
+        return SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov, fused=True)
+    kind = {"adam": Adam, "adamw": AdamW}[settings.optimizer]
+    return kind(groups, lr=settings.lr, betas=(settings.momentum, 0.999), fused=True)
+
+
+def set_rates(optimizer: Optimizer, lr: float, momentum: float) -> None:
+    """Give every group the learning rate, and the momentum or first beta, of the coming update."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+        if "momentum" in group:
+            group["momentum"] = momentum
+        else:
+            group["betas"] = (momentum, group["betas"][1])
+
+
+def clip_gradients(
+    accelerator: Accelerator,
+    optimizer: Optimizer,
+    parameters: Iterable[nn.Parameter],
+    *,
+    max_norm: float | None,
+    max_value: float | None,
+) -> Tensor:
+    """Clip by norm, then by value; return the norm over all gradients from before, a scalar on their device.
+
+    Gradients scaled for fp16 are brought back once, first: Accelerate's two clipping methods each do it, and torch
+    refuses the second time.
+    """
+    accelerator.unscale_gradients(optimizer)
+    clipped = [p for p in parameters if p.grad is not None]
+    norm = nn.utils.get_total_norm([p.grad for p in clipped if p.grad is not None])
+    if max_norm is not None:
+        nn.utils.clip_grads_with_norm_(clipped, max_norm, norm)
+    if max_value is not None:
+        nn.utils.clip_grad_value_(clipped, max_value)
+    return norm
+
+
+def optimizer_tensors(network: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    """The optimizer's tensors as ``PARAMETER/SLOT``, such as ``fc.weight/momentum_buffer``."""
+    slots = {}
+    for name, parameter in network.named_parameters():
+        for slot, tensor in optimizer.state.get(parameter, {}).items():
+            if isinstance(tensor, Tensor):
+                slots[f"{name}/{slot}"] = tensor
+    return slots
+
+
+def load_optimizer_tensors(network: nn.Module, optimizer: Optimizer, slots: dict[str, Tensor]) -> None:
+    """Put back what :func:`optimizer_tensors` gave."""
+    parameters = dict(network.named_parameters())
+    for key, saved in slots.items():
+        name, _, slot = key.rpartition("/")
+        parameter = parameters[name]
+        # In the parameter's own memory format, so that the kernels, and so the last bits, are those of before.
+        like = parameter if saved.shape == parameter.shape else saved
+        optimizer.state[parameter][slot] = torch.empty_like(like, dtype=saved.dtype, device=parameter.device).copy_(
+            saved
+        )

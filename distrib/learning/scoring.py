@@ -1,0 +1,51 @@
+"""Scores of a network on the test images: every image exactly once, whatever the number of processes."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from distrib.images.feed import TestFeed
+from distrib.images.workers import IGNORED
+from distrib.learning.averaging import averaged_statistics
+from distrib.lifecycle.processes import Processes
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Mean loss, and accuracies as fractions of 1, over ``count`` images."""
+
+    loss: float
+    top1: float
+    top5: float
+    count: int
+
+
+@torch.inference_mode()
+def evaluate(network: nn.Module, feed: TestFeed, processes: Processes, *, channels_last: bool) -> Scores:
+    """Score the network, in evaluation mode and with statistics averaged over processes, on all test images.
+
+    Every process scores its part and no two the same image, so no image needs to be left out of the sums afterwards.
+    Every process must call it.
+    """
+    sums = torch.zeros(4, dtype=torch.float32 if processes.device.type == "mps" else torch.float64)
+    sums = sums.to(processes.device)
+    training = network.training
+    network.eval()
+    try:
+        with averaged_statistics(network, processes), processes.accelerator.autocast():
+            for batch in feed:
+                images = feed.preprocessing.normalise(batch.pixels, channels_last=channels_last)
+                sums += _sums(network(images).float(), batch.labels)
+    finally:
+        network.train(training)
+    loss, top1, top5, count = processes.stack(sums).sum(0).tolist()
+    return Scores(loss / count, top1 / count, top5 / count, int(count))
+
+
+def _sums(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Loss, hits, hits among the best five, and images of a batch: (4,)."""
+    loss = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
+    hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+    return torch.stack([loss, hits[:, 0].sum(), hits.any(1).sum(), (labels != IGNORED).sum()])

@@ -1,0 +1,130 @@
+"""The state of training: everything that an update changes, and how it goes into a checkpoint and comes back."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.optim import Optimizer
+
+from distrib.learning.averaging import WeightAverage, averaged_statistics, load_statistics, stack_statistics
+from distrib.learning.meter import EpochSums
+from distrib.learning.optimizers import load_optimizer_tensors, optimizer_tensors
+from distrib.learning.patience import EarlyStop, Plateau
+from distrib.lifecycle.checkpoints import Checkpoint, Tensors
+from distrib.lifecycle.processes import Processes
+from distrib.settings import SettingsError
+
+
+@dataclass
+class Progress:
+    """Where a run stands: all that is no tensor."""
+
+    plateau: Plateau
+    early_stop: EarlyStop
+    update: int = 0
+    """Updates done."""
+    epoch: int = 0
+    """Epochs done."""
+    test_top1: float | None = None
+    """Test accuracy of the weights as they are, of 1, if they were just evaluated."""
+    best_top1: float | None = None
+    """Best test accuracy so far, of 1."""
+    finished: bool = False
+    sums: EpochSums = field(default_factory=EpochSums)
+    """Sums over the unfinished epoch."""
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Take the values that :func:`dataclasses.asdict` gave of another."""
+        for name in ("update", "epoch", "test_top1", "best_top1", "finished"):
+            setattr(self, name, saved[name])
+        self.plateau = Plateau(**saved["plateau"])
+        self.early_stop = EarlyStop(**saved["early_stop"])
+        self.sums = EpochSums(**saved["sums"])
+
+
+@dataclass
+class TrainState:
+    """What an update changes. ``network`` is the plain module, not what Accelerate or DDP wrap around it."""
+
+    network: nn.Module
+    optimizer: Optimizer
+    average: WeightAverage | None
+    scaler: GradScaler | None
+    progress: Progress
+
+    def tensors(self, processes: Processes) -> dict[str, Tensors]:
+        """The tensors, in named groups, on the host. Every process must call it.
+
+        ``model`` and ``ema`` hold statistics averaged over processes, so that each is a network as it was evaluated;
+        ``statistics`` holds those of each process, with which the run itself goes on.
+        """
+        groups = {"optimizer": on_host(optimizer_tensors(self.network, self.optimizer))}
+        networks = {"model": self.network}
+        if self.average is not None:
+            networks["ema"] = self.average.network
+        own: Tensors = {}
+        for group, network in networks.items():
+            with averaged_statistics(network, processes):
+                groups[group] = on_host(network.state_dict())
+            if processes.size > 1:
+                rows = stack_statistics(network, processes)
+                own |= {f"{group}/{name}": tensor.contiguous() for name, tensor in rows.items()}
+        return groups | {"statistics": own}
+
+    def counters(self) -> dict[str, Any]:
+        """Everything else, as JSON types."""
+        return dataclasses.asdict(self.progress) | {"scaler": self.scaler.state_dict() if self.scaler else None}
+
+    @torch.no_grad()
+    def restore(self, checkpoint: Checkpoint, processes: Processes) -> None:
+        """Go back to a checkpoint. Every process reads it.
+
+        A process takes its own statistics again where as many processes wrote them, else the averaged ones.
+        """
+        counters = checkpoint.state
+        self.progress.load(counters)
+        if self.scaler is not None and counters["scaler"]:
+            self.scaler.load_state_dict(counters["scaler"])
+        load_weights(self.network, checkpoint.tensors("model"), str(checkpoint.path))
+        load_optimizer_tensors(self.network, self.optimizer, checkpoint.tensors("optimizer"))
+        if self.average is not None:
+            load_weights(self.average.network, checkpoint.tensors("ema"), str(checkpoint.path))
+        own = checkpoint.tensors("statistics")
+        if own and len(next(iter(own.values()))) == processes.size:
+            mine = {name: rows[processes.rank] for name, rows in own.items()}
+            load_statistics(self.network, of_group("model", mine))
+            if self.average is not None:
+                load_statistics(self.average.network, of_group("ema", mine))
+
+
+def of_group(group: str, tensors: Tensors) -> Tensors:
+    """Those tensors whose names begin with ``group/``, by the rest of their names."""
+    return {name.removeprefix(f"{group}/"): t for name, t in tensors.items() if name.startswith(f"{group}/")}
+
+
+def on_host(tensors: Tensors) -> Tensors:
+    """Copies on the CPU, contiguous as safetensors wants them."""
+    # contiguous() first: a copy keeps the order of channels_last, which the file format does not know.
+    return {name: tensor.detach().contiguous().to("cpu", copy=True) for name, tensor in tensors.items()}
+
+
+def load_weights(network: nn.Module, weights: dict[str, Tensor], source: str) -> None:
+    """Copy weights into the network, keeping its memory format.
+
+    Raises:
+        SettingsError: they are another network's; names the first differences.
+    """
+    own = network.state_dict()
+    wrong = [f"{name} is missing" for name in own if name not in weights]
+    wrong += [f"{name} is not part of the network" for name in weights if name not in own]
+    wrong += [
+        f"{name} is {tuple(weights[name].shape)}, not {tuple(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in weights and weights[name].shape != tensor.shape
+    ]
+    if wrong:
+        raise SettingsError(f"the weights in {source} are of another network: {'; '.join(wrong[:3])}")
+    network.load_state_dict(weights)

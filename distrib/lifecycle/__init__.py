@@ -1,0 +1,1 @@
+"""How a run lives: its processes, folder, journal and checkpoints."""

@@ -1,0 +1,162 @@
+"""The run folder: what a run was, what happened in it, and where it goes on."""
+
+import dataclasses
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distrib import __version__, command
+from distrib.lifecycle import checkpoints, journal
+from distrib.lifecycle.checkpoints import Checkpoint
+from distrib.lifecycle.ending import Finished
+from distrib.lifecycle.processes import Processes, host
+from distrib.settings import Settings, SettingsError
+
+# What a run may change when it goes on: none of it changes a number that it computes.
+FREE = {"data_root", "loading", "workers", "name", "out", "save_every", "log_every", "wandb", "wandb_project", "device"}
+PACKAGES = ("torch", "torchvision", "accelerate", "datasets", "wandb", "safetensors", "numpy", "pillow")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of a run, the same on every rank."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.path.name
+
+    @property
+    def settings(self) -> Path:
+        """The resolved recipe, which runs the run again."""
+        return self.path / "settings.yaml"
+
+    @property
+    def journal(self) -> Path:
+        """What happened."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the run goes on."""
+        return self.path / "checkpoints"
+
+
+def open_run(settings: Settings, processes: Processes) -> tuple[RunFolder, Checkpoint | None]:
+    """Make the run's folder, or find that of an unfinished run and the checkpoint from which it goes on.
+
+    Rank 0 decides and all ranks follow.
+
+    Raises:
+        SettingsError: a run of that name had other settings, or the folder cannot be written.
+        Finished: the run of that name is finished.
+    """
+    path, saved = processes.agreed(lambda: _prepare(settings))
+    return RunFolder(path), Checkpoint(saved) if saved else None
+
+
+def _prepare(settings: Settings) -> tuple[Path, Path | None]:
+    """The paths of the folder and of the checkpoint."""
+    folder = RunFolder(settings.lifecycle.out / (settings.lifecycle.name or _fresh_name(settings)))
+    if folder.settings.exists():
+        _compare(folder, settings)
+    try:
+        folder.checkpoints.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"cannot write to {folder.path}: {error}. Choose another --out") from None
+    checkpoint, messages = checkpoints.newest(folder.checkpoints)
+    for message in messages:
+        print(message, file=sys.stderr)
+    if checkpoint is not None and checkpoint.state["finished"]:
+        raise Finished(
+            f"The run {folder.path} is finished. Look at it with `python -m distrib evaluate {folder.path}`, or train "
+            "another one under another --name."
+        )
+    if folder.journal.exists():
+        journal.cut_back(folder.journal, checkpoint.state["update"] if checkpoint else 0)
+    # Without its name: the recipe describes the run, and fed back in it makes another one.
+    nameless = dataclasses.replace(settings, lifecycle=dataclasses.replace(settings.lifecycle, name=None))
+    folder.settings.write_text(command.dump(nameless), encoding="utf-8")
+    return folder.path, checkpoint.path if checkpoint else None
+
+
+def _fresh_name(settings: Settings) -> str:
+    kind, _, place = settings.data.data.partition(":")
+    words = re.sub(r"[^A-Za-z0-9]+", "-", f"{settings.model.model}-{Path(place).name or kind}")
+    stem = f"{words}-{time.strftime('%Y%m%d-%H%M%S')}"
+    taken = [stem, *(f"{stem}-{count}" for count in range(2, 1000))]
+    return next(name for name in taken if not (settings.lifecycle.out / name).exists())
+
+
+def _compare(folder: RunFolder, settings: Settings) -> None:
+    """Refuse to go on with a run under settings that would make it another one."""
+    before, now = command.load(folder.settings).flat(), settings.flat()
+    changed = [key for key in now if key not in FREE and before[key] != now[key]]
+    if changed:
+        told = "; ".join(f"--{k.replace('_', '-')} was {before[k]} and is now {now[k]}" for k in changed)
+        raise SettingsError(
+            f"the run {folder.path} has other settings: {told}. Give the old values to go on with it, or another --name"
+        )
+
+
+def environment(processes: Processes) -> dict[str, Any]:
+    """Versions, commit, command, world and devices, for ``environment.json``."""
+    return {
+        "distrib": __version__,
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "commit": _commit(),
+        "command": [sys.executable, *sys.argv],
+        "host": host(),
+        "world_size": processes.size,
+        "device": str(processes.device),
+        "device_name": device_name(processes.device),
+        "precision": processes.precision,
+        "threads": torch.get_num_threads(),
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+    }
+
+
+def write_environment(folder: RunFolder, processes: Processes) -> None:
+    """Note what the run runs on now."""
+    text = json.dumps(environment(processes), indent=1)
+    (folder.path / "environment.json").write_text(text + "\n", encoding="utf-8")
+
+
+def device_name(device: torch.device) -> str:
+    """The device as a person would call it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return (
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores" if device.type == "cpu" else device.type
+    )
+
+
+def _commit() -> str | None:
+    """Commit of the code that runs, with ``+`` if it was changed since; None outside a git checkout."""
+    root = Path(__file__).parents[2]
+    try:
+        run = subprocess.run(  # noqa: S603 - git with fixed words
+            ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=40", "--exclude=*"],  # noqa: S607
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return run.stdout.strip() if (root / ".git").exists() else None

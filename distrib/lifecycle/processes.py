@@ -1,0 +1,186 @@
+"""The processes of a run: device, process group and precision, through Accelerate."""
+
+import os
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, gather_object
+
+from distrib.lifecycle.ending import FAILED, Finished
+from distrib.settings import Compute, Precision, SettingsError
+
+# Long enough for one process to download or decode while the others wait. Not 600 s, Accelerate's own default: it
+# passes on only what differs from its defaults, and gloo would then wait 1,800 s.
+TIMEOUT = timedelta(hours=1)
+
+PRECISIONS: dict[str, Precision] = {"no": "fp32", "fp32": "fp32", "bf16": "bf16", "fp16": "fp16"}
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among all those of the run, and what joins them."""
+
+    accelerator: Accelerator
+    precision: Precision
+    """fp32, bf16 or fp16."""
+
+    @property
+    def rank(self) -> int:
+        """This process among all; rank 0 speaks and writes."""
+        return self.accelerator.process_index
+
+    @property
+    def size(self) -> int:
+        """Number of processes."""
+        return self.accelerator.num_processes
+
+    @property
+    def local_rank(self) -> int:
+        """This process among those of its node."""
+        return self.accelerator.local_process_index
+
+    @property
+    def local_size(self) -> int:
+        """Number of processes of its node."""
+        return int(os.environ.get("LOCAL_WORLD_SIZE", self.size)) if self.size > 1 else 1
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes."""
+        return self.accelerator.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is rank 0."""
+        return self.rank == 0
+
+    def gather(self, item: Any) -> list[Any]:
+        """The items of all processes, by rank. Every process must call it."""
+        return gather_object([item])
+
+    def agreed(self, decide: Callable[[], Any]) -> Any:
+        """What ``decide`` returns on rank 0, on every rank; if it raises there, every rank raises that.
+
+        Every process must call it.
+        """
+        item, error = None, None
+        if self.is_main:
+            try:
+                item = decide()
+            except (SettingsError, Finished) as refusal:
+                error = refusal
+        item, error = self.gather((item, error))[0]
+        if error is not None:
+            raise error
+        return item
+
+    def stack(self, tensor: torch.Tensor) -> torch.Tensor:
+        """``tensor`` of all processes, (world, *shape), by rank. Every process must call it."""
+        gathered: torch.Tensor = self.accelerator.gather(tensor.unsqueeze(0))
+        return gathered
+
+    def close(self, code: int) -> None:
+        """End the process group, unless the run failed: the others may be waiting in it for what never comes."""
+        if code != FAILED:
+            self.accelerator.end_training()
+
+
+def start(settings: Compute) -> Processes:
+    """Start Accelerate on the device and with the precision that ``settings`` ask for.
+
+    Raises:
+        SettingsError: the device is absent, cannot do the precision, or the processes do not form one world.
+    """
+    device = choose_device(settings.device)
+    precision = choose_precision(settings.precision, device, os.environ)
+    check_launch(os.environ)
+    ddp = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
+    accelerator = Accelerator(
+        # Without this Accelerate starts no process group on a machine that has no GPU, and every process of
+        # torchrun would believe it is the only one.
+        cpu=device == "cpu",
+        mixed_precision={"fp32": "no"}.get(precision, precision),
+        kwargs_handlers=[ddp, InitProcessGroupKwargs(timeout=TIMEOUT)],
+    )
+    check_world(os.environ, accelerator.num_processes)
+    # The promise of sameness comes before the last percent of speed.
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    return Processes(accelerator, precision)
+
+
+def choose_device(wanted: str) -> str:
+    """Resolve ``auto``; refuse a device that is not there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wanted == "auto":
+        return next(device for device, present in there.items() if present)
+    if not there[wanted]:
+        raise SettingsError(
+            f"--device {wanted}: PyTorch sees no such device here; leave --device out to use what is there"
+        )
+    return wanted
+
+
+def choose_precision(wanted: str, device: str, environment: Mapping[str, str]) -> Precision:
+    """Resolve ``auto``: what ``accelerate launch`` was told, else bf16 where the device is fast at it, else fp32."""
+    told = environment.get("ACCELERATE_MIXED_PRECISION") if wanted == "auto" else wanted
+    if not told:
+        return "bf16" if fast_at_bf16(device) else "fp32"
+    if told not in PRECISIONS:
+        raise SettingsError(f"`accelerate launch` asks for {told}, which is not supported: give --precision bf16")
+    if told == "fp16" and device == "cpu":
+        raise SettingsError("--precision fp16 needs a GPU: use bf16 or fp32 on the CPU")
+    return PRECISIONS[told]
+
+
+def fast_at_bf16(device: str) -> bool:
+    """Whether the device computes in bf16 natively."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("arm_bf16"))
+    return False
+
+
+def check_launch(environment: Mapping[str, str]) -> None:
+    """Refuse several Slurm tasks that no launcher has joined.
+
+    Raises:
+        SettingsError: says how to start them.
+    """
+    tasks = environment.get("SLURM_NTASKS", "1")
+    step = "SLURM_STEP_ID" in environment  # an allocation alone (salloc, sbatch) starts no tasks
+    if step and tasks not in ("", "1") and "WORLD_SIZE" not in environment and "RANK" not in environment:
+        raise SettingsError(
+            f"Slurm started {tasks} tasks, but nothing tells each one its rank: start one task a node and let torchrun "
+            "start the processes (launch/multi_node.sh)"
+        )
+
+
+def check_world(environment: Mapping[str, str], processes: int) -> None:
+    """Refuse processes that were started together but would each train alone, writing the same files.
+
+    Raises:
+        SettingsError: says how to start them.
+    """
+    wanted = int(environment.get("WORLD_SIZE") or 1)
+    if wanted > 1 and processes == 1:
+        raise SettingsError(
+            f"{wanted} processes were started (WORLD_SIZE), but this one sees no other: each would train alone. Start "
+            "them with torchrun or `accelerate launch`; on CPUs with launch/cpu.sh N"
+        )
+    if wanted != processes:
+        raise SettingsError(
+            f"{wanted} processes were started (WORLD_SIZE), but Accelerate formed a group of {processes}"
+        )
+
+
+def host() -> str:
+    """This machine's name."""
+    return socket.gethostname()

@@ -1,0 +1,37 @@
+"""Train an image classifier: parse, start, resolve, open, assemble, begin, fit.
+
+Run it as ``python distrib/train.py``, under ``accelerate launch`` or torchrun, or through the scripts in launch/.
+"""
+
+import sys
+from pathlib import Path
+
+if not __package__:  # run as a script: Python puts this folder first, where our modules would shadow others
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from distrib import command
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train as the arguments ask; return the exit code."""
+    settings = command.parse(sys.argv[1:] if arguments is None else arguments)
+    # Only now, seconds of imports: a typo was answered before.
+    from distrib.assembly import assemble, begin, resolve  # noqa: PLC0415
+    from distrib.lifecycle.ending import Ending  # noqa: PLC0415
+    from distrib.lifecycle.folder import open_run  # noqa: PLC0415
+    from distrib.lifecycle.processes import start  # noqa: PLC0415
+    from distrib.lifecycle.stopping import StopRequest  # noqa: PLC0415
+
+    with StopRequest() as stop, Ending() as ending:
+        processes = start(settings.compute)
+        ending.then(processes.close)
+        settings = resolve(settings, processes)
+        folder, checkpoint = open_run(settings, processes)
+        trainer = assemble(settings, processes, folder, stop)
+        begin(trainer, checkpoint, ending)
+        trainer.fit()
+    return ending.code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""What is trained: the networks, and one registry of them."""

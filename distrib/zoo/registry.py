@@ -1,0 +1,62 @@
+"""One way from a name to a network."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from distrib.settings import Model, require
+from distrib.zoo import names
+from distrib.zoo.borrowed import Weightless, borrow
+from distrib.zoo.resnet import cifar_resnet, resnet
+from distrib.zoo.small import ResNet9, SimpleCNN
+
+BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    **{f"resnet{depth}": partial(resnet, depth) for depth in names.IMAGENET_DEPTHS},
+    **{f"plain{depth}": partial(resnet, depth, shortcuts=False) for depth in names.IMAGENET_DEPTHS},
+    **{f"resnet{depth}": partial(cifar_resnet, depth) for depth in names.CIFAR_DEPTHS},
+    **{f"plain{depth}": partial(cifar_resnet, depth, shortcuts=False) for depth in names.CIFAR_DEPTHS},
+    "resnet9": ResNet9,
+    "simplecnn": SimpleCNN,
+}
+"""Our own networks. Each builder takes ``classes`` and ``width``, those of ``names.STEMMED`` also ``stem``."""
+
+SMALLEST_IMAGE = 8
+LARGEST_CIFAR_STEM = 64
+
+
+def build(model: Model, *, classes: int, image_size: int) -> nn.Module:
+    """Build the network that ``model`` describes, for square RGB images.
+
+    It takes float images (N, 3, image_size, image_size) to logits (N, classes); its ``features`` method takes them to
+    the pooled vectors (N, C) that the classifier sees. Its weights are a function of torch's random state.
+
+    Raises:
+        SettingsError: there is no such network, or it does not go with another setting or the size of the images.
+    """
+    names.check(model.model)
+    if model.model.startswith(names.TORCHVISION):
+        name = model.model.removeprefix(names.TORCHVISION)
+        return borrow(name, classes=classes, image_size=image_size, pretrained=model.pretrained)
+    require(image_size >= SMALLEST_IMAGE, f"--model {model.model} needs --image-size {SMALLEST_IMAGE} or more")
+    return BUILDERS[model.model](classes=classes, **_options(model, image_size))
+
+
+def blueprint(model: Model, *, classes: int, image_size: int) -> nn.Module:
+    """Like :func:`build`, on the meta device: shapes without values, in a fraction of a second."""
+    with Weightless():
+        net = build(replace(model, pretrained=False), classes=classes, image_size=image_size)
+    return net.to("meta")
+
+
+def _options(model: Model, image_size: int) -> dict[str, Any]:
+    options: dict[str, Any] = {} if model.width is None else {"width": model.width}
+    if model.model in names.STEMMED:
+        small = image_size <= LARGEST_CIFAR_STEM
+        options["stem"] = model.stem if model.stem != "auto" else "cifar" if small else "imagenet"
+    else:
+        choosers = f"{names.STEMMED[0]} to {names.STEMMED[-1]}"
+        require(model.stem == "auto", f"--stem applies to {choosers}: leave it out with {model.model}")
+    return options
