@@ -39,12 +39,20 @@ class _Recipe(yaml.BaseLoader):
 def _mapping(loader: _Recipe, node: yaml.MappingNode) -> dict[str, Any]:
     pairs = [(loader.construct_object(k), loader.construct_object(v, deep=True)) for k, v in node.value]
     keys = [key for key, _ in pairs]
-    twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+    if not all(isinstance(key, str) for key in keys):
+        raise SettingsError("every key is the name of a setting")
+    twice = sorted({key for key in keys if keys.count(key) > 1})
     if twice:
         raise SettingsError(f"these keys stand there more than once: {', '.join(twice)}")
     return dict(pairs)
 
 
+def _scalar(_: _Recipe, node: yaml.ScalarNode) -> str | None:
+    nothing = node.style is None and node.value in ("", "null", "~")  # in quotes they are text
+    return None if nothing else str(node.value)
+
+
+_Recipe.add_constructor(yaml.resolver.BaseResolver.DEFAULT_SCALAR_TAG, _scalar)
 _Recipe.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
@@ -152,7 +160,7 @@ def _flag(path: Path, key: str, value: Any) -> list[str]:
         return [flag if str(value).lower() == "true" else f"--no-{flag[2:]}"]
     if isinstance(known[name], bool):
         raise SettingsError(f"in the recipe {path}: '{key}' is true or false, not '{value}'")
-    return [flag, "None" if value in ("", "null", "~") else str(value)]
+    return [f"{flag}={value}"]
 
 
 def first_rank() -> bool:

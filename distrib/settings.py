@@ -6,6 +6,7 @@ anything else of the project, so that a typo is answered at once.
 
 import dataclasses
 import difflib
+import math
 import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -246,8 +247,8 @@ class Lifecycle:
     """Updates between looks at the losses, the only times at which the device is waited for."""
 
     def __post_init__(self) -> None:
-        plain = self.name is None or (Path(self.name).name == self.name and not self.name.startswith("."))
-        require(plain, f"--name {self.name} is not a plain folder name: choose one without slashes or a leading dot")
+        plain = self.name is None or (self.name and Path(self.name).name == self.name and not self.name.startswith("."))
+        require(plain, f"--name '{self.name}' is not a plain folder name: choose one without slashes or a leading dot")
         require(self.save_every > 0, "--save-every is at least 1")
         require(self.log_every > 0, "--log-every is at least 1")
 
@@ -285,6 +286,8 @@ class Settings:
             schedule.min_lr <= self.optimization.lr,
             f"--min-lr {schedule.min_lr} is above --lr {self.optimization.lr}",
         )
+        endless = [k for k, v in self.flat().items() if isinstance(v, float) and not math.isfinite(v)]
+        require(not endless, f"--{' and --'.join(endless).replace('_', '-')} must be a finite number")
         late = [m for m in schedule.milestones if m >= epochs]
         require(not late, f"--milestones {late} would never be reached: --epochs is {epochs}")
         warm = self.lifecycle.init is not None and self.model.pretrained

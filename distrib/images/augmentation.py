@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from distrib.images.hashing import draw, key
-from distrib.settings import Augmentation
+from distrib.settings import Augmentation, SettingsError
 
 SHIFT_DOWN, SHIFT_RIGHT, MIRROR, CUT_DOWN, CUT_RIGHT, RESIZED, POLICY = range(10, 17)  # purposes of the keys
 
@@ -32,8 +32,13 @@ class BatchAugmentation:
         """Resolve the settings for images of ``size`` pixels that may be ``mirrored`` or not."""
         pad = settings.crop == "pad" or (settings.crop == "auto" and size <= 64)
         padding = (settings.crop_padding or max(1, size // 8)) if pad else 0
+        reflect = settings.padding_mode == "reflect"
+        if reflect and padding >= size:
+            raise SettingsError(
+                f"--padding-mode reflect has but {size} pixels to mirror: --crop-padding {padding} is too much"
+            )
         flip = settings.flip if settings.flip != "auto" else ("random" if mirrored else "none")
-        return cls(seed, padding, settings.padding_mode == "reflect", flip, settings.cutout)
+        return cls(seed, padding, reflect, flip, settings.cutout)
 
     def __call__(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
         """Vary images (n, size, size, 3) uint8, drawn for each of ``indices`` (n,) int64 and ``epoch`` (from 0)."""

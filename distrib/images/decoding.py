@@ -29,11 +29,19 @@ def rgb(source: bytes | Path, where: str) -> Image.Image:
     """
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            return image.convert("RGB")
+            return _to_rgb(image)
     except UnidentifiedImageError:
         raise ImageError(f"{where} is not an image") from None
     except (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError) as error:
         raise ImageError(f"{where} cannot be decoded: {error}") from None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):  # Pillow would clip all but the darkest 256 of 65,536 grays
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if "transparency" in image.info:  # a palette's transparent colours, which Pillow warns about otherwise
+        image = image.convert("RGBA")
+    return image.convert("RGB")
 
 
 def centre(image: Image.Image, size: int) -> Image.Image:

@@ -128,8 +128,10 @@ class Feed:
         size = settings.data.image_size or own_size(data.train)
         self.source = Source(settings, Decoding.of(data.train, size, settings), peers, device)
         self.augment = BatchAugmentation.of(settings.augmentation, seed=self.seed, size=size, mirrored=data.mirrored)
-        resident = isinstance(self.source.loader, Resident)
-        mean, std = channel_statistics(self.source.loader.images) if resident else (IMAGENET_MEAN, IMAGENET_STD)
+        mean: tuple[float, ...] = IMAGENET_MEAN
+        std: tuple[float, ...] = IMAGENET_STD
+        if isinstance(self.source.loader, Resident):
+            mean, std = channel_statistics(self.source.loader.images)
         self.preprocessing = Preprocessing(size, mean, std, data.classes)
         self.test = TestFeed(data.test, self.preprocessing, settings, peers, device)
         optimization = settings.optimization
@@ -155,9 +157,14 @@ class Feed:
 
 
 def own_size(split: Split) -> int:
-    """The size at which images are used unless told: their own up to 64 pixels, else 224."""
-    sides = split.image(0).size
-    return min(sides) if max(sides) <= SMALL else 224
+    """The size at which images are used unless told: that of the first good one up to 64 pixels, else 224."""
+    for index in range(len(split.labels)):
+        try:
+            sides = split.image(index).size
+        except ImageError:
+            continue
+        return min(sides) if max(sides) <= SMALL else 224
+    raise ImageError(f"none of the training images can be decoded, from {split.where(0)} on")
 
 
 def in_memory(settings: Settings, decoding: Decoding) -> bool:

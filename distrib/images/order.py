@@ -52,11 +52,12 @@ class Plan:
             raise SettingsError(f"--batch-size {self.batch_size} is more than the {self.images} training images")
         if self.batch_size % self.world:
             below = self.batch_size - self.batch_size % self.world
-            sizes = " or ".join(str(size) for size in (below, below + self.world) if size)
+            near = [size for size in (below, below + self.world) if 0 < size <= self.images]
+            sizes = f"use --batch-size {' or '.join(map(str, near))}, or " if near else "use "
             worlds = ", ".join(str(w) for w in range(1, min(self.batch_size, 64) + 1) if self.batch_size % w == 0)
             raise SettingsError(
                 f"--batch-size {self.batch_size} is the batch of all processes together and cannot be shared equally "
-                f"by {self.world}: use --batch-size {sizes}, or one of {worlds} processes"
+                f"by {self.world}: {sizes}one of {worlds} processes"
             )
 
     @property

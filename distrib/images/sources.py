@@ -180,6 +180,9 @@ def _columns(place: str, table: Any) -> tuple[str, str]:
 def _table(name: str, table: Any, image: str, label: str) -> Split:
     from datasets import Image  # noqa: PLC0415
 
-    labels = np.asarray(table.with_format("numpy")[label][:], dtype=np.int64)
+    values = table[label][:]
+    if not all(isinstance(value, int) for value in values):
+        raise SettingsError(f"{name}, column '{label}': every label is to be a class number, and one is not")
+    labels = np.array(values, dtype=np.int64)
     encoded = table.select_columns([image]).cast_column(image, Image(decode=False))
     return TableSplit(name, encoded, image, labels)

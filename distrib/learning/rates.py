@@ -24,8 +24,8 @@ class Rates:
 
     @property
     def warmup(self) -> int:
-        """Updates of the warm-up."""
-        return round(self.schedule.warmup_epochs * self.per_epoch)
+        """Updates of the warm-up; at least one is left to the schedule."""
+        return min(round(self.schedule.warmup_epochs * self.per_epoch), self.total - 1)
 
     def lr(self, step: int, scale: float = 1.0) -> float:  # noqa: PLR0911 - one for each schedule
         """Learning rate of the update with index ``step`` (from 0)."""
@@ -60,7 +60,7 @@ class Rates:
         """From ``first`` to ``middle`` over the rising share of the cycle, then to ``last``, by half cosines."""
         turn = self.schedule.pct_start * length - 1
         if step <= turn:
-            return cosine(first, middle, step / turn)
+            return cosine(first, middle, step / turn if turn else 1.0)
         return cosine(middle, last, (step - turn) / (length - 1 - turn))
 
     def _within_restart(self, step: int) -> float:

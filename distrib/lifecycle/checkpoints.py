@@ -14,7 +14,7 @@ from torch import Tensor
 
 from distrib.settings import SettingsError
 
-MANIFEST, STATE = "manifest.json", "state.json"
+MANIFEST, STATE, MODEL = "manifest.json", "state.json", "model.safetensors"
 KEPT = 2  # newest checkpoints that stay, besides the best
 
 Tensors = dict[str, Tensor]
@@ -41,10 +41,20 @@ class Checkpoint:
         """What is wrong with the files, or None if each has the SHA-256 that the manifest gives."""
         try:
             manifest = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
+            missing = {STATE, MODEL} - set(manifest)
             wrong = [name for name, digest in manifest.items() if sha256(self.path / name) != digest]
-            return f"{', '.join(wrong)} changed since it was written" if wrong else None
-        except (OSError, ValueError, AttributeError) as error:
+        except (OSError, ValueError, AttributeError, TypeError) as error:
             return f"{type(error).__name__}: {error}"
+        if missing:
+            return f"its manifest lacks {', '.join(sorted(missing))}"
+        return f"{', '.join(wrong)} changed since it was written" if wrong else None
+
+    def score(self) -> float | None:
+        """Test accuracy of its weights, of 1; None if they were not evaluated, or the state cannot be read."""
+        try:
+            return float(self.state["test_top1"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
 
 def save(folder: Path, update: int, groups: dict[str, Tensors], state: dict[str, Any]) -> Checkpoint:
@@ -95,7 +105,7 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 
 def best(folder: Path) -> Checkpoint | None:
     """The checkpoint of the best test accuracy among those kept; the earlier one of equals."""
-    scored = [(c.state["test_top1"], c) for c in every(folder) if c.state["test_top1"] is not None]
+    scored = [(score, c) for c in every(folder) if (score := c.score()) is not None]
     return max(scored, key=lambda pair: pair[0])[1] if scored else None
 
 
@@ -106,9 +116,11 @@ def weights(source: Path) -> Tensors:
         SettingsError: there are none.
     """
     if (source / "checkpoints").is_dir():
-        chosen = best(source / "checkpoints") or newest(source / "checkpoints")[0]
+        chosen = best(source / "checkpoints") or next(reversed(every(source / "checkpoints")), None)
         source = chosen.path if chosen else source
-    file = source / "model.safetensors" if source.is_dir() else source
+    if (source / MANIFEST).exists() and (fault := Checkpoint(source).fault()):
+        raise SettingsError(f"the checkpoint {source} is damaged: {fault}")
+    file = source / MODEL if source.is_dir() else source
     try:
         return safetensors.torch.load_file(file)
     except (OSError, safetensors.SafetensorError) as error:

@@ -74,13 +74,13 @@ def test_records_are_noted_as_sent_before_they_are_sent(
     noted = []
 
     class Run:
-        def define_metric(self, *args: Any, **options: Any) -> None: ...
+        def define_metric(self, *_: Any, **__: Any) -> None: ...
 
-        def log(self, row: dict[str, Any]) -> None:
+        def log(self, _: dict[str, Any]) -> None:
             noted.append(json.loads((tmp_path / "wandb" / "sent").read_text()))
             raise ConnectionError("the server is gone")
 
-    monkeypatch.setattr(wandb, "init", lambda **options: Run())
+    monkeypatch.setattr(wandb, "init", lambda **_: Run())
     sink = tracker(tmp_path)
     sink.write([update(1), update(2)])
     sink.close()
@@ -92,7 +92,7 @@ def test_records_are_noted_as_sent_before_they_are_sent(
 def test_failing_to_start_is_told_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def init(**options: Any) -> None:
+    def init(**_: Any) -> None:
         raise wandb.errors.CommError("no way\nthrough")
 
     monkeypatch.setattr(wandb, "init", init)
@@ -110,7 +110,7 @@ def test_a_start_that_takes_too_long_is_told_once(
 ) -> None:
     closed = threading.Event()
 
-    def init(**options: Any) -> None:
+    def init(**_: Any) -> None:
         closed.wait()
         raise wandb.errors.CommError("too late")
 

@@ -1,0 +1,32 @@
+# `make run` and `make test` work on a fresh machine: each makes .venv if it is absent.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: run test test-slow check clean
+
+run: .venv/ready
+	$(BIN)/python distrib/train.py --config configs/quickstart.yaml
+
+test: .venv/ready
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: .venv/ready
+	$(BIN)/python -m pytest -m slow
+
+check: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(MAKE) test
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Plain pip: it resolves torch and torchvision together to builds that go together.
+.venv/ready: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@

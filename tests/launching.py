@@ -1,0 +1,92 @@
+"""Starts the project's own commands as a user would: as processes."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+TRAIN = ROOT / "distrib" / "train.py"
+TIMEOUT = 240  # seconds
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """This process's environment, without what would make a run differ, and without a network."""
+    dropped = ("WANDB_", "SLURM_", "ACCELERATE_", "RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "OMP_", "FORCE_COLOR")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
+    nowhere = "http://127.0.0.1:9"
+    here = str(Path(sys.executable).parent)
+    return kept | {
+        "PYTHONPATH": str(ROOT),
+        "PATH": f"{here}{os.pathsep}{kept['PATH']}",
+        "https_proxy": nowhere,
+        "http_proxy": nowhere,
+        "HF_HUB_OFFLINE": "1",
+        "COLUMNS": "120",
+        "OMP_NUM_THREADS": "1",
+        **changes,
+    }
+
+
+def command(script: Path, world: int) -> list[str]:
+    """The beginning of a command that runs ``script`` in so many processes."""
+    if world == 1:
+        return [sys.executable, str(script)]
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}", str(script)]
+
+
+def run(arguments: list[str], *, expect: int = 0, **changes: str) -> subprocess.CompletedProcess[str]:
+    """Run a command from the repository's root to its end."""
+    done = subprocess.run(
+        arguments, cwd=ROOT, env=environment(**changes), capture_output=True, text=True, timeout=TIMEOUT, check=False
+    )
+    assert done.returncode == expect, f"exit {done.returncode}, not {expect}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def train(*flags: object, world: int = 1, expect: int = 0, **changes: str) -> subprocess.CompletedProcess[str]:
+    """Train with these flags."""
+    return run([*command(TRAIN, world), "--wandb", "off", *map(str, flags)], expect=expect, **changes)
+
+
+def start_train(*flags: object, world: int = 1, **changes: str) -> subprocess.Popen[str]:
+    """Start training in a process group of its own, and return at once."""
+    return subprocess.Popen(
+        [*command(TRAIN, world), "--wandb", "off", *map(str, flags)],
+        cwd=ROOT,
+        env=environment(**changes),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def journal(folder: Path) -> list[dict]:
+    """The records of a run's journal."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def updates(folder: Path) -> list[dict]:
+    """The update records of a run's journal."""
+    return [record for record in journal(folder) if record["kind"] == "update"]
+
+
+def follow(process: subprocess.Popen[str], folder: Path, enough: Callable[[dict], bool]) -> None:
+    """Return as soon as the journal of a running process holds a record that is ``enough``."""
+    file = folder / "metrics.jsonl"
+    while process.poll() is None:
+        text = file.read_text() if file.exists() else ""
+        lines = text[: text.rfind("\n") + 1].splitlines()
+        if any(enough(json.loads(line)) for line in lines):
+            return
+    raise AssertionError(f"the run ended first, with {process.returncode}:\n{process.stdout.read()}")
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of each tensor file of the newest checkpoint, from its manifest."""
+    newest = max((folder / "checkpoints").glob("update-*"))
+    manifest = json.loads((newest / "manifest.json").read_text())
+    return {name: digest for name, digest in manifest.items() if name.endswith(".safetensors")}

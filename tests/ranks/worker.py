@@ -1,0 +1,187 @@
+"""What every rank does in the tests of this folder; writes what it saw to ``OUT/TASK-rank.json``.
+
+Started as ``worker.py OUT FOLDER``, where FOLDER holds images, by as many processes as a test asks for.
+"""
+
+import dataclasses
+import hashlib
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from torch import nn
+
+from distrib import assembly
+from distrib.images import sources
+from distrib.images.feed import Feed
+from distrib.learning.engine import Trainer
+from distrib.lifecycle.folder import RunFolder
+from distrib.lifecycle.processes import Processes, start
+from distrib.settings import Augmentation, Compute, Data, Optimization, Schedule, Settings
+
+SCHEDULES = {
+    "onecycle": Schedule(schedule="onecycle"),
+    "cosine": Schedule(schedule="cosine", min_lr=0.001, warmup_epochs=1),
+    "restarts": Schedule(schedule="restarts", restart_epochs=1, restart_multiplier=2),
+    "multistep": Schedule(schedule="multistep", milestones=(2,)),
+    "plateau": Schedule(schedule="plateau", plateau_patience=0, gamma=0.5),
+    "constant": Schedule(schedule="constant", warmup_epochs=0.5),
+}
+
+
+class Perceptron(nn.Module):
+    """A network without batch statistics: what it learns depends on the global batch alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(192, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.fc(images.flatten(1))
+
+
+def feeds(folder: Path) -> dict[str, Settings]:
+    """The ways of loading images, with everything that varies them."""
+    varied = Augmentation(flip="random", cutout=5, padding_mode="reflect")
+    decoded = Augmentation(flip="random", cutout=5, crop="resized", policy="trivialaugment")
+    optimization = Optimization(batch_size=16, micro_batch=3)
+    memory = Data(data="digits", train_images=100)
+    made = {"memory": Settings(data=memory, augmentation=varied, optimization=optimization)}
+    for workers in (0, 2):
+        data = Data(data=f"folder:{folder}", image_size=48, workers=workers)
+        made[f"workers-{workers}"] = Settings(data=data, augmentation=decoded, optimization=optimization)
+    return made
+
+
+def seen_images(processes: Processes, folder: Path) -> dict[str, list]:
+    """(update, index, SHA-256) of every image of two epochs, for each way of loading."""
+    found: dict[str, list] = {}
+    for name, settings in feeds(folder).items():
+        feed = Feed(sources.load(settings.data.data, settings.data), settings, processes, torch.device("cpu"))
+        rows = []
+        for epoch in range(2):
+            for number, batch in enumerate(feed.train(epoch)):
+                update = epoch * feed.plan.updates_per_epoch + number // feed.plan.micro_batches
+                digests = [hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in batch.pixels]
+                rows += [[update, int(i), d] for i, d in zip(batch.indices, digests, strict=True)]
+        found[name] = rows
+    return found
+
+
+def trainer(processes: Processes, out: Path, settings: Settings, network: nn.Module | None = None) -> Trainer:
+    """A trainer of a small network on digits."""
+    if network is not None:
+        assembly.registry = SimpleNamespace(build=lambda *_, **__: network)
+    folder = RunFolder(out / "run")
+    folder.checkpoints.mkdir(parents=True, exist_ok=True)
+    stop = SimpleNamespace(signal=None)
+    return assembly.assemble(settings, processes, folder, stop)
+
+
+def learned(processes: Processes, out: Path) -> dict[str, object]:
+    """Weights after an epoch, with and without accumulation, and how often gradients were summed over processes."""
+    found: dict[str, object] = {}
+    for micro in (None, 5):
+        torch.manual_seed(1)
+        settings = Settings(
+            data=Data(data="digits", train_images=200),
+            optimization=Optimization(
+                batch_size=32, micro_batch=micro, clip_norm=0.5, label_smoothing=0.1, ema_decay=0.9
+            ),
+            compute=Compute(precision="fp32"),
+        )
+        made = trainer(processes, out, settings, Perceptron())
+        summed = [0]
+        if processes.size > 1:
+            made.network.register_comm_hook(summed, count_and_sum)
+        made.train_epoch()
+        found[str(micro)] = {
+            "weights": made.state.network.fc.weight.flatten().tolist()[:500],
+            "average": made.state.average.network.fc.weight.flatten().tolist()[:500],
+            "updates": made.state.progress.update,
+            "summed": summed[0],
+            "train_loss": made.state.progress.sums.loss,
+            "scores": dataclasses.astuple(made.score(made.state.network)),
+        }
+    return found
+
+
+def count_and_sum(counter: list[int], bucket: torch.distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
+    """What DDP does with a bucket of gradients, counted."""
+    counter[0] += 1
+    mean = bucket.buffer() / torch.distributed.get_world_size()
+    return torch.distributed.all_reduce(mean, async_op=True).get_future().then(lambda done: done.value()[0])
+
+
+def used_rates(processes: Processes, out: Path) -> dict[str, list]:
+    """The rate and momentum that the optimizer really had in every update, and the test losses, by schedule."""
+    found: dict[str, list] = {}
+    for name, schedule in SCHEDULES.items():
+        settings = Settings(
+            data=Data(data="digits", train_images=64),
+            optimization=Optimization(batch_size=16, epochs=4, lr=0.3),
+            schedule=schedule,
+            compute=Compute(precision="fp32"),
+        )
+        torch.manual_seed(1)
+        made = trainer(processes, out, settings, Perceptron())
+        rows, losses = [], []
+        inner = made.optimizer.step
+        score = made.score
+
+        def step(made: Trainer = made, rows: list = rows, inner=inner) -> None:
+            group = made.optimizer.param_groups[0]
+            rows.append([group["lr"], group["momentum"]])
+            inner()
+
+        def noted(network: nn.Module, losses: list = losses, score=score) -> object:
+            scores = score(network)
+            losses.append(scores.loss)
+            return scores
+
+        made.optimizer.step, made.score = step, noted
+        made.fit()
+        found[name] = [rows, losses]
+    return found
+
+
+def statistics(processes: Processes, out: Path) -> dict[str, object]:
+    """Running statistics before and after an evaluation, and what a checkpoint holds of them."""
+    settings = Settings(
+        data=Data(data="digits", train_images=64),
+        optimization=Optimization(batch_size=16, epochs=1),
+        compute=Compute(precision="fp32"),
+    )
+    settings = dataclasses.replace(settings, model=dataclasses.replace(settings.model, model="simplecnn", width=4))
+    assembly.registry = real_registry
+    made = trainer(processes, out, settings)
+    made.train_epoch()
+    own = {n: b.flatten().tolist() for n, b in made.state.network.named_buffers() if "running" in n}
+    made.score(made.state.network)
+    after = {n: b.flatten().tolist() for n, b in made.state.network.named_buffers() if "running" in n}
+    groups = made.state.tensors(processes)
+    saved = {n: groups["model"][n].flatten().tolist() for n in own}
+    return {"own": own, "after": after, "saved": saved}
+
+
+real_registry = assembly.registry
+
+
+def main() -> None:
+    out, folder = Path(sys.argv[1]), Path(sys.argv[2])
+    processes = start(Compute(device="cpu", precision="fp32"))
+    found = {
+        "num_processes": processes.accelerator.num_processes,
+        "images": seen_images(processes, folder),
+        "learned": learned(processes, out),
+        "rates": used_rates(processes, out),
+        "statistics": statistics(processes, out),
+    }
+    (out / f"{processes.rank}.json").write_text(json.dumps(found))
+    processes.close(0)
+
+
+if __name__ == "__main__":
+    main()

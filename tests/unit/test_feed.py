@@ -1,0 +1,248 @@
+import dataclasses
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from distrib.images.decoding import ImageError
+from distrib.images.feed import Feed, MicroBatch, Preprocessing, TestFeed, channel_statistics
+from distrib.images.sources import load
+from distrib.images.splits import ImageData
+from distrib.images.workers import IGNORED
+from distrib.settings import Augmentation, Data, Optimization, Settings, SettingsError
+from tests.peers import Solo
+
+CPU = torch.device("cpu")
+PATHS = [("memory", 0), ("workers", 0), ("workers", 2)]
+
+
+@pytest.fixture(scope="module")
+def digits() -> ImageData:
+    return load("digits", Data(data="digits", train_images=150, test_images=53))
+
+
+def settings(loading: str = "memory", workers: int = 0, *, bad: str = "stop", **more: Any) -> Settings:
+    return Settings(
+        data=Data(data="digits", loading=loading, workers=workers, on_bad_image=bad, **more.pop("data", {})),
+        augmentation=Augmentation(**({"flip": "random", "cutout": 3} | more.pop("augmentation", {}))),
+        optimization=Optimization(**({"batch_size": 40, "micro_batch": 15} | more)),
+    )
+
+
+def same(left: Iterable[MicroBatch], right: Iterable[MicroBatch]) -> bool:
+    left, right = list(left), list(right)
+    assert left
+    return len(left) == len(right) and all(
+        np.array_equal(a.indices, b.indices) and torch.equal(a.pixels, b.pixels) and torch.equal(a.labels, b.labels)
+        for a, b in zip(left, right, strict=True)
+    )
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_memory_and_workers_give_the_same(digits: ImageData, workers: int) -> None:
+    memory = Feed(digits, settings(), Solo(), CPU)
+    decoded = Feed(digits, settings("workers", workers), Solo(), CPU)
+    for epoch in (0, 1, 4):
+        assert same(memory.train(epoch), decoded.train(epoch))
+    assert same(memory.test, decoded.test)
+
+
+def test_a_feed_gives_the_plans_images_and_their_labels(digits: ImageData) -> None:
+    feed = Feed(digits, settings(augmentation={"crop": "none", "flip": "none", "cutout": 0}), Solo(), CPU)
+    batches = list(feed.train(2))
+    assert [len(batch.labels) for batch in batches] == [14, 13, 13] * 3
+    for batch in batches:
+        assert np.array_equal(batch.pixels.numpy(), digits.train.pixels[batch.indices])
+        assert np.array_equal(batch.labels.numpy(), digits.train.labels[batch.indices])
+    assert len({int(index) for batch in batches for index in batch.indices}) == 120
+    assert not same(feed.train(2), feed.train(3))
+
+
+@pytest.mark.parametrize(("loading", "workers"), PATHS)
+def test_starting_in_the_middle_gives_the_rest_of_the_epoch(digits: ImageData, loading: str, workers: int) -> None:
+    feed = Feed(digits, settings(loading, workers), Solo(), CPU)
+    whole = list(feed.train(1))
+    assert same(feed.train(1, 1), whole[feed.plan.micro_batches :])
+    assert same(feed.train(1, 2), whole[2 * feed.plan.micro_batches :])
+    assert list(feed.train(1, 3)) == []
+
+
+def test_shares_of_two_ranks_are_the_batch_of_one(digits: ImageData) -> None:
+    def pixels(rank: int, size: int) -> list[torch.Tensor]:
+        feed = Feed(digits, settings(micro_batch=None), Solo(rank=rank, size=size), CPU)
+        return [batch.pixels for batch in feed.train(0)]
+
+    joined = [torch.cat(pair) for pair in zip(pixels(0, 2), pixels(1, 2), strict=True)]
+    assert all(torch.equal(a, b) for a, b in zip(joined, pixels(0, 1), strict=True))
+
+
+def test_a_resized_crop_does_not_depend_on_workers_or_ranks(digits: ImageData) -> None:
+    varied = {"augmentation": {"crop": "resized", "policy": "trivialaugment"}, "micro_batch": None}
+    alone = [batch.pixels for batch in Feed(digits, settings("workers", 0, **varied), Solo(), CPU).train(3)]
+    varied = {"augmentation": {"crop": "resized", "policy": "trivialaugment"}, "micro_batch": None}
+    second = Feed(digits, settings("workers", 2, **varied), Solo(rank=1, size=2), CPU)
+    shares = [batch.pixels for batch in second.train(3)]
+    assert all(torch.equal(share, whole[20:]) for share, whole in zip(shares, alone, strict=True))
+
+
+def test_memory_cannot_hold_what_varies_image_by_image(digits: ImageData) -> None:
+    with pytest.raises(SettingsError, match="--loading workers"):
+        Feed(digits, settings(augmentation={"policy": "randaugment"}), Solo(), CPU)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("loading", ["memory", "workers"])
+def test_over_all_ranks_each_test_image_comes_once(digits: ImageData, size: int, loading: str) -> None:
+    preprocessing = Preprocessing(8, (0.5,) * 3, (0.5,) * 3, digits.classes)
+    feeds = [TestFeed(digits.test, preprocessing, settings(loading), Solo(rank, size), CPU) for rank in range(size)]
+    batches = [batch for feed in feeds for batch in feed]
+    seen = np.concatenate([batch.indices for batch in batches])
+    assert sorted(seen.tolist()) == list(range(53))
+    assert {feed.images for feed in feeds} == {53}
+    for batch in batches:
+        assert np.array_equal(batch.pixels.numpy(), digits.test.pixels[batch.indices])
+        assert np.array_equal(batch.labels.numpy(), digits.test.labels[batch.indices])
+
+
+def test_fewer_test_images_than_ranks_leave_some_ranks_without(digits: ImageData) -> None:
+    preprocessing = Preprocessing(8, (0.5,) * 3, (0.5,) * 3, digits.classes)
+    few = digits.test.head(2)
+    counts = [len(list(TestFeed(few, preprocessing, settings(), Solo(rank, 4), CPU))) for rank in range(4)]
+    assert counts == [1, 1, 0, 0]
+
+
+@pytest.fixture
+def spoilt(tmp_path: Path) -> Callable[[str], ImageData]:
+    """A folder of images of two classes in which one file is none."""
+
+    def make(bad: str) -> ImageData:
+        for split in ("train", "test"):
+            for name in ("cat", "dog"):
+                folder = tmp_path / split / name
+                folder.mkdir(parents=True)
+                for shade in range(4):
+                    Image.new("RGB", (8, 8), (60 * shade, 0, 9)).save(folder / f"{shade}.png")
+        (tmp_path / bad).write_bytes(b"not an image")
+        return load(f"folder:{tmp_path}", Data(data=f"folder:{tmp_path}"))
+
+    return make
+
+
+def used(batches: Iterable[MicroBatch]) -> tuple[int, int]:
+    labels = torch.cat([batch.labels for batch in batches])
+    return int((labels != IGNORED).sum()), int((labels == IGNORED).sum())
+
+
+@pytest.mark.parametrize(("loading", "workers"), PATHS)
+@pytest.mark.parametrize("bad", ["train/dog/2.png", "test/cat/1.png", "train/cat/0.png"])
+def test_a_bad_image_ends_the_run_by_its_name(
+    spoilt: Callable[[str], ImageData], loading: str, workers: int, bad: str
+) -> None:
+    def read() -> None:
+        feed = Feed(spoilt(bad), settings(loading, workers, batch_size=8), Solo(), CPU)
+        list(feed.train(0))
+        list(feed.test)
+
+    with pytest.raises(ImageError, match=bad):
+        read()
+
+
+@pytest.mark.parametrize("loading", ["memory", "workers"])
+def test_who_is_told_of_a_bad_image_is_told_how_to_leave_it_out(
+    spoilt: Callable[[str], ImageData], loading: str
+) -> None:
+    data = spoilt("train/dog/2.png")
+    with pytest.raises(ImageError, match="--on-bad-image skip"):
+        list(Feed(data, settings(loading, batch_size=8), Solo(), CPU).train(0))
+
+
+@pytest.mark.parametrize("bad", ["train/dog/2.png", "train/cat/0.png"])
+def test_skipping_in_memory_leaves_the_image_out(spoilt: Callable[[str], ImageData], bad: str) -> None:
+    feed = Feed(spoilt(bad), settings(bad="skip", batch_size=7), Solo(), CPU)
+    assert feed.images == 7
+    assert used(feed.train(0)) == (7, 0)
+    labels = torch.cat([batch.labels for batch in feed.train(0)])
+    assert sorted(labels.tolist()) == ([0] * 4 + [1] * 3 if "dog" in bad else [0] * 3 + [1] * 4)
+    (message,) = feed.left_out
+    assert bad in message
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("bad", ["train/dog/2.png", "train/cat/0.png"])
+def test_skipping_with_workers_marks_the_image(spoilt: Callable[[str], ImageData], bad: str, workers: int) -> None:
+    feed = Feed(spoilt(bad), settings("workers", workers, bad="skip", batch_size=8), Solo(), CPU)
+    assert used(feed.train(0)) == (7, 1)
+    (message,) = feed.left_out
+    assert bad in message
+
+
+@pytest.mark.parametrize(("loading", "counts"), [("memory", (7, 0)), ("workers", (7, 1))])
+def test_a_bad_test_image_is_skipped(spoilt: Callable[[str], ImageData], loading: str, counts: tuple[int, int]) -> None:
+    feed = Feed(spoilt("test/cat/1.png"), settings(loading, bad="skip", batch_size=8), Solo(), CPU)
+    assert used(feed.test) == counts
+    (message,) = feed.left_out
+    assert "test/cat/1.png" in message
+
+
+def test_labels_of_a_split_are_not_spoilt_by_skipping(spoilt: Callable[[str], ImageData]) -> None:
+    data = spoilt("train/dog/2.png")
+    feed = Feed(data, settings("workers", bad="skip", batch_size=8), Solo(), CPU)
+    list(feed.train(0))
+    assert data.train.labels.min() == 0
+
+
+def test_channel_statistics_are_those_of_all_pixels() -> None:
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 200, (5000, 4, 4, 3), dtype=np.uint8))
+    images[..., 1] //= 3
+    mean, std = channel_statistics(images)
+    exact = images.double().reshape(-1, 3) / 255
+    assert mean == pytest.approx(exact.mean(0).tolist(), abs=5.1e-5)
+    assert std == pytest.approx(exact.std(0, unbiased=False).tolist(), abs=5.1e-5)
+
+
+def test_one_colour_has_a_deviation_that_can_be_divided_by() -> None:
+    _, std = channel_statistics(torch.full((3, 8, 8, 3), 7, dtype=torch.uint8))
+    assert min(std) > 0
+
+
+def test_normalised_images_have_mean_0_and_deviation_1(digits: ImageData) -> None:
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (200, 8, 8, 3), dtype=np.uint8))
+    images[..., 2] //= 2
+    mean, std = channel_statistics(images)
+    preprocessing = Preprocessing(8, mean, std, digits.classes)
+    before = images.clone()
+    found = preprocessing.normalise(images, channels_last=True)
+    assert torch.equal(images, before)
+    assert found.shape == (200, 3, 8, 8)
+    assert found.dtype == torch.float32
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    channels = found.double().transpose(0, 1).reshape(3, -1)
+    assert channels.mean(1).tolist() == pytest.approx([0, 0, 0], abs=1e-3)
+    assert channels.std(1).tolist() == pytest.approx([1, 1, 1], abs=1e-3)
+    other = preprocessing.normalise(images, channels_last=False)
+    assert other.is_contiguous()
+    assert torch.equal(other, found)
+
+
+def test_preprocessing_comes_back_from_json() -> None:
+    made = Preprocessing(8, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), ("a", "b"))
+    assert Preprocessing.of(json.loads(json.dumps(dataclasses.asdict(made)))) == made
+
+
+@pytest.mark.parametrize(("side", "asked", "expected"), [(20, None, 20), (64, None, 64), (65, None, 224), (20, 16, 16)])
+def test_images_keep_their_own_size_up_to_64_pixels(
+    tmp_path: Path, side: int, asked: int | None, expected: int
+) -> None:
+    for split in ("train", "test"):
+        (tmp_path / split / "cat").mkdir(parents=True)
+        Image.new("RGB", (side, side)).save(tmp_path / split / "cat" / "0.png")
+    data = load(f"folder:{tmp_path}", Data(data=f"folder:{tmp_path}"))
+    feed = Feed(data, settings("auto", data={"image_size": asked}, batch_size=1), Solo(), CPU)
+    assert feed.preprocessing.size == expected
+    (batch,) = feed.train(0)
+    assert batch.pixels.shape == (1, expected, expected, 3)
