@@ -37,18 +37,22 @@ def command(script: Path, world: int) -> list[str]:
     return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}", str(script)]
 
 
-def run(arguments: list[str], *, expect: int = 0, **changes: str) -> subprocess.CompletedProcess[str]:
+def run(
+    arguments: list[str], *, expect: int = 0, timeout: float = TIMEOUT, **changes: str
+) -> subprocess.CompletedProcess[str]:
     """Run a command from the repository's root to its end."""
     done = subprocess.run(
-        arguments, cwd=ROOT, env=environment(**changes), capture_output=True, text=True, timeout=TIMEOUT, check=False
+        arguments, cwd=ROOT, env=environment(**changes), capture_output=True, text=True, timeout=timeout, check=False
     )
     assert done.returncode == expect, f"exit {done.returncode}, not {expect}\n{done.stdout}\n{done.stderr}"
     return done
 
 
-def train(*flags: object, world: int = 1, expect: int = 0, **changes: str) -> subprocess.CompletedProcess[str]:
+def train(
+    *flags: object, world: int = 1, expect: int = 0, timeout: float = TIMEOUT, **changes: str
+) -> subprocess.CompletedProcess[str]:
     """Train with these flags."""
-    return run([*command(TRAIN, world), "--wandb", "off", *map(str, flags)], expect=expect, **changes)
+    return run([*command(TRAIN, world), "--wandb", "off", *map(str, flags)], expect=expect, timeout=timeout, **changes)
 
 
 def start_train(*flags: object, world: int = 1, **changes: str) -> subprocess.Popen[str]:

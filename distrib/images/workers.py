@@ -31,6 +31,10 @@ class Decoded:
     labels: Tensor
     bad: list[str]
 
+    def pin_memory(self) -> "Decoded":
+        """Move to memory from which a GPU copies by itself; the loader calls this."""
+        return Decoded(self.images.pin_memory(), self.labels.pin_memory(), self.bad)
+
 
 class Decoding(Dataset[Decoded]):
     """Decodes the micro-batches of a split; asked for with a :data:`Task`.

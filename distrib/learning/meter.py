@@ -44,7 +44,7 @@ class Meter:
         The sums are over all processes, in the order of their ranks: so they do not depend on how many updates are
         looked at together, as they would in an all-reduce. This waits for the device. Every process must call it.
         """
-        rows = self.processes.stack(torch.stack(self.rows)).double().cpu()
+        rows = self.processes.stack(torch.stack(self.rows)).cpu().double()
         sums = rows[:, :, :3].sum(0)
         numbers = torch.cat([sums, rows[0, :, 3:]], dim=1).tolist()
         seconds = time.perf_counter() - self.started

@@ -70,6 +70,16 @@ def seen_images(processes: Processes, folder: Path) -> dict[str, list]:
     return found
 
 
+def sharing(processes: Processes) -> int:
+    """What this rank finds in the images after rank 0 has changed a pixel of its own."""
+    settings = Settings(data=Data(data="digits"))
+    feed = Feed(sources.load("digits", settings.data), settings, processes, torch.device("cpu"))
+    if processes.is_main:
+        feed.source.loader.images[0, 0, 0, 0] = 77
+    processes.gather(None)
+    return int(feed.source.loader.images[0, 0, 0, 0])
+
+
 def trainer(processes: Processes, out: Path, settings: Settings, network: nn.Module | None = None) -> Trainer:
     """A trainer of a small network on digits."""
     if network is not None:
@@ -174,6 +184,7 @@ def main() -> None:
     processes = start(Compute(device="cpu", precision="fp32"))
     found = {
         "num_processes": processes.accelerator.num_processes,
+        "sharing": sharing(processes),
         "images": seen_images(processes, folder),
         "learned": learned(processes, out),
         "rates": used_rates(processes, out),

@@ -19,7 +19,6 @@ from distrib.images.augmentation import (
 )
 from distrib.images.hashing import draw, key
 from distrib.settings import Augmentation, SettingsError
-from distrib.settings import Augmentation
 
 Pixels = npt.NDArray[np.uint8]
 POLICIES = ["autoaugment-cifar10", "autoaugment-imagenet", "autoaugment-svhn", "randaugment", "trivialaugment"]

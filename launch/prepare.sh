@@ -1,0 +1,47 @@
+# shellcheck shell=bash
+# What the scripts beside this one begin with. They source it: it is no command of its own.
+
+# The repository's root, wherever the script was called from: relative paths among the flags start there.
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
+if [[ -d .venv/bin ]]; then
+  PATH="$PWD/.venv/bin:$PATH"
+fi
+
+# A worker that was told to end may be saving. torchrun would kill it after 30 seconds.
+export PET_SHUTDOWN_TIMEOUT="${PET_SHUTDOWN_TIMEOUT:-120}"
+
+refuse() {
+  echo "error: $*" >&2
+  exit 2
+}
+
+# Asked for help anywhere, a script shows its own comment and then the flags.
+for argument in "$@"; do
+  if [[ $argument == -h || $argument == --help ]]; then
+    sed -n '2,/^$/s/^# \{0,1\}//p' "launch/$(basename "$0")"
+    echo
+    exec python distrib/train.py --help
+  fi
+done
+
+# A typo is answered here and once. After the launcher it would take seconds, and its report would hide the message.
+check_flags() {
+  python distrib/train.py --print-settings "$@" >/dev/null
+}
+
+count_gpus() {
+  python -c 'import torch; print(torch.cuda.device_count())'
+}
+
+# Threads for each of $1 processes. torchrun would give each only one; without it each would take all cores.
+share_cores() {
+  local cores
+  cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
+  export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((cores > $1 ? cores / $1 : 1))}"
+}
+
+# In this shell's place, so that a signal reaches the launcher itself.
+run() {
+  echo "running: $*" >&2
+  exec "$@"
+}

@@ -1,0 +1,67 @@
+"""Each command of the README, run as it stands there but for what would make it long."""
+
+import re
+import shlex
+
+import pytest
+
+from tests.launching import ROOT, run
+
+SHORT = "--data digits --epochs 1 --width 4"
+# What is added to a command so that it ends soon; its exit code where it is not 0.
+COMMANDS = {
+    "accelerate launch distrib/train.py --model resnet50": (SHORT, 0),
+    "launch/cpu.sh 2 --config configs/resnet9_onecycle.yaml": (SHORT, 0),
+    "python distrib/train.py --model resnet18": (SHORT, 0),
+    "python distrib/train.py --config configs/quickstart.yaml": ("--epochs 1", 0),
+    "python distrib/train.py --config configs/resnet9_onecycle.yaml --lr 0.02 --epochs 12": (SHORT, 0),
+    "python distrib/train.py --data folder:my/images --model torchvision/convnext_tiny": ("", 2),  # it is not there
+    "python distrib/train.py --help": ("", 0),
+    "launch/cpu.sh 2 --config configs/quickstart.yaml": ("--epochs 1", 0),
+    "launch/multi_gpu.sh --config configs/resnet18_cosine.yaml": (
+        "--device cpu",
+        2,
+    ),  # there is no GPU, or none is used
+    "accelerate launch --config_file launch/accelerate/cpu.yaml distrib/train.py --model resnet18": (SHORT, 0),
+    "python distrib/train.py --config configs/quickstart.yaml --name first": ("--epochs 1", 0),
+    "distrib evaluate runs/first": ("", 0),
+    "distrib predict runs/first tests/nine.png --top 2 --json": ("", 0),
+    "distrib models": ("", 0),
+    "distrib models resnet18 --image-size 32": ("", 0),
+}
+
+
+def commands() -> list[str]:
+    text = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line]
+
+
+def test_every_command_of_the_readme_is_run_here():
+    assert set(commands()) == set(COMMANDS)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    return tmp_path_factory.mktemp("readme")
+
+
+@pytest.mark.parametrize("line", COMMANDS)  # in their order: `evaluate` needs the run before it
+def test_the_command_does_what_the_readme_says(line, out):
+    added, code = COMMANDS[line]
+    if "train.py" in line or "launch/" in line:
+        added = f"{added} --out {out} --wandb off" if "--help" not in line else added
+    words = shlex.split(f"{line} {added}".replace("runs/first", str(out / "first")))
+    done = run(words, expect=code, CUDA_VISIBLE_DEVICES="")
+    assert "Traceback" not in done.stderr
+    assert done.stdout or code == 2
+
+
+def test_the_links_of_the_documents_lead_somewhere():
+    for document in ("README.md", "CONTRIBUTING.md"):
+        text = (ROOT / document).read_text()
+        targets = re.findall(r"\]\(([^)#]+)\)", text)
+        assert all((ROOT / target).exists() for target in targets if "://" not in target)
+        paths = re.findall(r"`((?:distrib|configs|launch|tests)/[\w/.]*)`", text)
+        assert paths
+        assert all((ROOT / path).exists() for path in paths), paths
