@@ -1,6 +1,7 @@
 """From settings to a run that can start: each part is built once, in the order in which they need one another."""
 
 import dataclasses
+import json
 import os
 from functools import partial
 from typing import Any
@@ -11,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from distrib.images import sources
 from distrib.images.feed import Feed
-from distrib.images.splits import ImageData
+from distrib.images.order import check_shares
 from distrib.insight.console import Console
 from distrib.insight.telling import closing_text, header
 from distrib.insight.tracking import Tracker, mode
@@ -23,12 +24,12 @@ from distrib.learning.rates import Rates
 from distrib.learning.state import Progress, TrainState, load_weights
 from distrib.lifecycle import checkpoints
 from distrib.lifecycle.checkpoints import Checkpoint
-from distrib.lifecycle.ending import Ending
+from distrib.lifecycle.ending import FAILED, Ending
 from distrib.lifecycle.folder import RunFolder, write_environment
 from distrib.lifecycle.journal import Journal
 from distrib.lifecycle.processes import Processes
 from distrib.lifecycle.stopping import StopRequest
-from distrib.settings import Settings
+from distrib.settings import Settings, SettingsError
 from distrib.zoo import registry
 
 
@@ -51,12 +52,16 @@ def resolve(settings: Settings, processes: Processes) -> Settings:
     )
 
 
-def assemble(settings: Settings, processes: Processes, folder: RunFolder, stop: StopRequest) -> Trainer:
-    """Build the parts of a run: images, feed, network, optimizer, average, rates."""
-    feed = Feed(_load_data(settings, processes), settings, processes, processes.device)
+def assemble(
+    settings: Settings, processes: Processes, folder: RunFolder, stop: StopRequest, checkpoint: Checkpoint | None
+) -> Trainer:
+    """Build the parts of a run: images, feed, network, optimizer, average, rates; go on from the checkpoint, if any."""
+    check_shares(settings.optimization.batch_size, processes.size)  # before minutes of decoding
+    data = processes.node_first(lambda: sources.load(settings.data.data, settings.data))
+    feed = Feed(data, settings, processes, processes.device)
     plan, optimization, schedule = feed.plan, settings.optimization, settings.schedule
-    network = make_network(settings, feed, processes)
-    optimizer = make_optimizer(network, optimization)
+    network = processes.node_first(lambda: make_network(settings, feed, processes.device, fresh=checkpoint is None))
+    optimizer = make_optimizer(network, optimization, fused=processes.precision != "fp16")
     average = WeightAverage(network, optimization.ema_decay) if optimization.ema_decay is not None else None
     # The network and the optimizer alone. A prepared scheduler would step once for every process, a prepared loader
     # would repeat images and fetch ahead; both are pure functions here.
@@ -67,7 +72,9 @@ def assemble(settings: Settings, processes: Processes, folder: RunFolder, stop: 
         Plateau(schedule.plateau_patience, schedule.gamma),
         EarlyStop(schedule.early_stop_patience, schedule.early_stop_delta),
     )
-    total = plan.updates_per_epoch * optimization.epochs
+    state = TrainState(network, optimizer, average, processes.accelerator.scaler, progress)
+    if checkpoint is not None:
+        processes.together(lambda: restore(state, checkpoint, feed, processes))
     return Trainer(
         settings=settings,
         processes=processes,
@@ -75,39 +82,49 @@ def assemble(settings: Settings, processes: Processes, folder: RunFolder, stop: 
         feed=feed,
         network=prepared,
         optimizer=prepared_optimizer,
-        state=TrainState(network, optimizer, average, processes.accelerator.scaler, progress),
-        rates=Rates(optimization, schedule, per_epoch=plan.updates_per_epoch, total=total),
+        state=state,
+        rates=Rates(optimization, schedule, plan.updates_per_epoch, plan.updates_per_epoch * optimization.epochs),
         journal=Journal(folder.journal if processes.is_main else None),
         stop=stop,
     )
 
 
-def make_network(settings: Settings, feed: Feed, processes: Processes) -> nn.Module:
-    """The network with its first weights, on the device; the same on every process."""
+def make_network(settings: Settings, feed: Feed, device: torch.device, *, fresh: bool) -> nn.Module:
+    """The network on the device, with its first weights if it is ``fresh``; the same on every process."""
     torch.manual_seed(settings.compute.seed)
     size, classes = feed.preprocessing.size, len(feed.preprocessing.classes)
-    if settings.model.pretrained and processes.local_rank != 0:
-        processes.gather(None)  # the first process of the node downloads, the others find the file
-    network = registry.build(settings.model, classes=classes, image_size=size)
-    if settings.model.pretrained and processes.local_rank == 0:
-        processes.gather(None)
-    if settings.lifecycle.init is not None:
+    network = registry.build(settings.model, classes=classes, image_size=size, download=fresh)
+    if settings.lifecycle.init is not None and fresh:
         load_weights(network, checkpoints.weights(settings.lifecycle.init), str(settings.lifecycle.init))
     layout = torch.channels_last if settings.compute.channels_last else torch.contiguous_format
-    network = network.to(processes.device, memory_format=layout)  # type: ignore[call-overload]
+    network = network.to(device, memory_format=layout)  # type: ignore[call-overload]
     if settings.compute.compile:
         network.compile()  # in place: the module, its parameters and their names stay as they are
     return network
 
 
-def begin(trainer: Trainer, checkpoint: Checkpoint | None, ending: Ending) -> None:
-    """Go on from the checkpoint if there is one, open the journal's sinks and say what is about to happen."""
-    if checkpoint is not None:
-        trainer.state.restore(checkpoint, trainer.processes)
+def restore(state: TrainState, checkpoint: Checkpoint, feed: Feed, processes: Processes) -> None:
+    """Go back to the checkpoint.
+
+    Raises:
+        SettingsError: it was made with other images, so that the run would not be the same.
+    """
+    saved, now = checkpoint.state["data"], json.loads(json.dumps(feed.facts()))
+    if saved != now:
+        changed = ", ".join(name for name in now if saved.get(name) != now[name])
+        raise SettingsError(
+            f"the data set {feed.data.name} is not the one that {checkpoint.path} was made with ({changed} differ). "
+            "Bring back the old images, or train under another --name, from these weights if you like (--init)"
+        )
+    state.restore(checkpoint, processes)
+
+
+def begin(trainer: Trainer, *, resumed: bool, ending: Ending) -> None:
+    """Open the journal's sinks, say what is about to happen, and see to it that somebody says how it ended."""
+    ending.then(partial(finish, trainer))
     if not trainer.processes.is_main:
         return
     settings, progress, folder = trainer.settings, trainer.state.progress, trainer.folder
-    ending.then(partial(finish, trainer))
     write_environment(folder, trainer.processes)
     wandb = mode(settings.tracking.wandb, os.environ)
     console = Console(
@@ -121,27 +138,19 @@ def begin(trainer: Trainer, checkpoint: Checkpoint | None, ending: Ending) -> No
     if wandb != "off":
         config = settings.flat()
         trainer.journal.add(Tracker(folder.path, folder.name, settings.tracking.wandb_project, wandb, config))
-    event = "resume" if checkpoint is not None else "start"
+    event = "resume" if resumed else "start"
     trainer.journal.event(event, update=progress.update, epoch=progress.epoch, world_size=trainer.processes.size)
 
 
 def finish(trainer: Trainer, code: int) -> None:
     """Note in the journal how the run ended, close it, and say what was reached and how to go on."""
+    if not trainer.processes.is_main:
+        return
     progress = trainer.state.progress
     facts: dict[str, Any] = {"update": progress.update, "epoch": progress.epoch, "exit_code": code}
     if trainer.stop.signal:
         facts["signal"] = trainer.stop.signal
-    trainer.journal.event("end" if progress.finished else "stop", **facts)
+    how = "failed" if code == FAILED else "end" if progress.finished else "stop"
+    trainer.journal.event(how, **facts)
     trainer.journal.close()
-    print(closing_text(trainer), flush=True)
-
-
-def _load_data(settings: Settings, processes: Processes) -> ImageData:
-    """The data set; the first process of a node goes first, so that caches are written once."""
-    if processes.local_rank != 0:
-        processes.gather(None)
-    try:
-        return sources.load(settings.data.data, settings.data)
-    finally:
-        if processes.local_rank == 0:
-            processes.gather(None)
+    print(closing_text(trainer, failed=code == FAILED), flush=True)

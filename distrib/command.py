@@ -18,8 +18,6 @@ import yaml
 from distrib.settings import Settings, SettingsError, nearest
 from distrib.zoo import names
 
-RANK_VARIABLES = ("RANK", "SLURM_PROCID")
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
@@ -164,5 +162,5 @@ def _flag(path: Path, key: str, value: Any) -> list[str]:
 
 
 def first_rank() -> bool:
-    """Whether this process may speak: rank 0, or the only one."""
-    return all(os.environ.get(variable, "0") == "0" for variable in RANK_VARIABLES)
+    """Whether this process may speak: rank 0, or the only one. A launcher's own rank goes before Slurm's."""
+    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"

@@ -18,17 +18,18 @@ def main(arguments: list[str] | None = None) -> int:
     # Only now, seconds of imports: a typo was answered before.
     from distrib.assembly import assemble, begin, resolve  # noqa: PLC0415
     from distrib.lifecycle.ending import Ending  # noqa: PLC0415
-    from distrib.lifecycle.folder import open_run  # noqa: PLC0415
+    from distrib.lifecycle.folder import open_run, recall  # noqa: PLC0415
     from distrib.lifecycle.processes import start  # noqa: PLC0415
     from distrib.lifecycle.stopping import StopRequest  # noqa: PLC0415
 
     with StopRequest() as stop, Ending() as ending:
+        settings = recall(settings)
         processes = start(settings.compute)
         ending.then(processes.close)
         settings = resolve(settings, processes)
         folder, checkpoint = open_run(settings, processes)
-        trainer = assemble(settings, processes, folder, stop)
-        begin(trainer, checkpoint, ending)
+        trainer = assemble(settings, processes, folder, stop, checkpoint)
+        begin(trainer, resumed=checkpoint is not None, ending=ending)
         trainer.fit()
     return ending.code
 

@@ -1,7 +1,8 @@
 """The feed: a process's share of every update, and of the test images, as micro-batches on the device."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 from distrib.images.augmentation import BatchAugmentation
 from distrib.images.decoding import ImageError
 from distrib.images.order import Indices, Plan
-from distrib.images.resident import Peers, Resident
+from distrib.images.resident import Peers, Resident, decode_all
 from distrib.images.splits import ImageData, Split
 from distrib.images.workers import Decoding, WorkerLoader, worker_count
 from distrib.settings import Settings, SettingsError
@@ -43,19 +44,24 @@ class Preprocessing:
 
     def normalise(self, pixels: Tensor, *, channels_last: bool) -> Tensor:
         """Images (n, size, size, 3) uint8 to (n, 3, size, size) float32 of mean 0 and deviation 1."""
-        mean = torch.tensor(self.mean, device=pixels.device) * 255
-        scale = 1 / (torch.tensor(self.std, device=pixels.device) * 255)
+        mean, scale = _mean_and_scale(self.mean, self.std, pixels.device)
         floats = pixels.to(torch.float32).sub_(mean).mul_(scale).permute(0, 3, 1, 2)
         return floats if channels_last else floats.contiguous()
 
 
+@lru_cache
+def _mean_and_scale(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Kept on the device: to make them anew for each batch would wait for the device each time."""
+    return torch.tensor(mean, device=device) * 255, 1 / (torch.tensor(std, device=device) * 255)
+
+
 @dataclass(frozen=True)
 class MicroBatch:
-    """Some images of a share: ``indices`` (n,) on the host; ``pixels`` (n, size, size, 3) uint8 and ``labels`` (n,)
-    int64 on the device. A label of -100 marks an image that is left out.
+    """Some images of a share, on the device: ``indices`` (n,) int64, ``pixels`` (n, size, size, 3) uint8 and
+    ``labels`` (n,) int64. A label of -100 marks an image that is left out.
     """
 
-    indices: Indices
+    indices: Tensor
     pixels: Tensor
     labels: Tensor
 
@@ -80,20 +86,22 @@ class Source:
             workers = worker_count(settings.data.workers, peers.local_size)
             self.loader = WorkerLoader(decoding, workers, pin=device.type == "cuda")
             self.images = len(decoding.split.labels)
+        if self.images == 0:
+            raise ImageError(f"no image is left of the {len(decoding.split.labels)}: none could be decoded")
 
     def read(self, epoch: int, lists: list[Indices]) -> Iterator[MicroBatch]:
         """The images of these lists of indices, in their order."""
+        rows = (torch.from_numpy(indices).to(self.device, non_blocking=True) for indices in lists)
         if isinstance(self.loader, Resident):
-            for indices in lists:
-                rows = torch.from_numpy(indices).to(self.device)
-                yield MicroBatch(indices, self.loader.images[rows], self.loader.labels[rows])
+            for picked in rows:
+                yield MicroBatch(picked, self.loader.images[picked], self.loader.labels[picked])
             return
-        for indices, decoded in zip(lists, self.loader(epoch, lists), strict=True):
+        for picked, decoded in zip(rows, self.loader(epoch, lists), strict=True):
             if decoded.bad and not self.skip:
                 raise ImageError(f"{decoded.bad[0]} (--on-bad-image skip leaves such images out)")
             self.left_out.update(decoded.bad)
             pixels = decoded.images.to(self.device, non_blocking=True)
-            yield MicroBatch(indices, pixels, decoded.labels.to(self.device, non_blocking=True))
+            yield MicroBatch(picked, pixels, decoded.labels.to(self.device, non_blocking=True))
 
 
 class TestFeed:
@@ -128,14 +136,27 @@ class Feed:
         size = settings.data.image_size or own_size(data.train)
         self.source = Source(settings, Decoding.of(data.train, size, settings), peers, device)
         self.augment = BatchAugmentation.of(settings.augmentation, seed=self.seed, size=size, mirrored=data.mirrored)
-        mean: tuple[float, ...] = IMAGENET_MEAN
-        std: tuple[float, ...] = IMAGENET_STD
-        if isinstance(self.source.loader, Resident):
-            mean, std = channel_statistics(self.source.loader.images)
+        mean, std = self._statistics(size, peers)
         self.preprocessing = Preprocessing(size, mean, std, data.classes)
         self.test = TestFeed(data.test, self.preprocessing, settings, peers, device)
         optimization = settings.optimization
         self.plan = Plan(self.source.images, optimization.batch_size, optimization.micro_batch, peers.rank, peers.size)
+
+    def _statistics(self, size: int, peers: Peers) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and deviation of small training images, and ImageNet's for others, however they are loaded."""
+        if not fits(self.data.train, size):
+            return IMAGENET_MEAN, IMAGENET_STD
+        if isinstance(self.source.loader, Resident):
+            return channel_statistics(self.source.loader.images)
+        found: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+        if peers.rank == 0:  # decoded once for this, without what varies them
+            found = channel_statistics(decode_all(self.data.train, size)[0])
+        return peers.gather(found)[0]
+
+    def facts(self) -> dict[str, Any]:
+        """What the data set is, for a checkpoint: a run must not go on with another."""
+        names = {"train_images": self.images, "test_images": self.test.images}
+        return {"preprocessing": asdict(self.preprocessing), **names}
 
     @property
     def images(self) -> int:
@@ -152,8 +173,7 @@ class Feed:
         positions = range(position, self.plan.updates_per_epoch)
         lists = [part for at in positions for part in self.plan.share_of(self.seed, epoch, at)]
         for batch in self.source.read(epoch, lists):
-            indices = torch.from_numpy(batch.indices).to(batch.pixels.device)
-            yield MicroBatch(batch.indices, self.augment(batch.pixels, indices, epoch), batch.labels)
+            yield replace(batch, pixels=self.augment(batch.pixels, batch.indices, epoch))
 
 
 def own_size(split: Split) -> int:
@@ -176,8 +196,12 @@ def in_memory(settings: Settings, decoding: Decoding) -> bool:
     loading = settings.data.loading
     if loading == "memory" and decoding.varies:
         raise SettingsError("--policy and --crop resized work image by image: they need --loading workers (or auto)")
-    small = decoding.size <= SMALL and len(decoding.split.labels) * decoding.size**2 * 3 <= ROOM
-    return loading == "memory" or (loading == "auto" and small and not decoding.varies)
+    return loading == "memory" or (loading == "auto" and fits(decoding.split, decoding.size) and not decoding.varies)
+
+
+def fits(split: Split, size: int) -> bool:
+    """Whether a split is small enough to lie in memory."""
+    return size <= SMALL and len(split.labels) * size**2 * 3 <= ROOM
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

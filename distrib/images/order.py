@@ -32,6 +32,26 @@ def permutation(seed: int, epoch: int, images: int) -> Indices:
     return order
 
 
+def check_shares(batch_size: int, world: int, images: int | None = None) -> None:
+    """Refuse a batch that ``world`` processes cannot share equally, naming the numbers that would do.
+
+    ``images`` is how many there are, if that is known yet.
+
+    Raises:
+        SettingsError: they cannot.
+    """
+    if batch_size % world == 0:
+        return
+    below = batch_size - batch_size % world
+    near = [size for size in (below, below + world) if 0 < size <= (images or size)]
+    sizes = f"--batch-size {' or '.join(map(str, near))}, or " if near else ""
+    worlds = ", ".join(str(w) for w in range(1, min(batch_size, 64) + 1) if batch_size % w == 0)
+    raise SettingsError(
+        f"--batch-size {batch_size} is the batch of all processes together and cannot be shared equally by {world}: "
+        f"use {sizes}one of {worlds} processes"
+    )
+
+
 @dataclass(frozen=True)
 class Plan:
     """How an epoch is cut into global batches, shares and micro-batches.
@@ -50,15 +70,7 @@ class Plan:
         """Refuse what cannot be cut, naming the numbers that could."""
         if self.batch_size > self.images:
             raise SettingsError(f"--batch-size {self.batch_size} is more than the {self.images} training images")
-        if self.batch_size % self.world:
-            below = self.batch_size - self.batch_size % self.world
-            near = [size for size in (below, below + self.world) if 0 < size <= self.images]
-            sizes = f"use --batch-size {' or '.join(map(str, near))}, or " if near else "use "
-            worlds = ", ".join(str(w) for w in range(1, min(self.batch_size, 64) + 1) if self.batch_size % w == 0)
-            raise SettingsError(
-                f"--batch-size {self.batch_size} is the batch of all processes together and cannot be shared equally "
-                f"by {self.world}: {sizes}one of {worlds} processes"
-            )
+        check_shares(self.batch_size, self.world, self.images)
 
     @property
     def updates_per_epoch(self) -> int:

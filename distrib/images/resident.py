@@ -52,7 +52,10 @@ class Resident:
     """
 
     def __init__(self, split: Split, size: int, peers: Peers, *, skip: bool) -> None:
-        images, bad = _shared(peers, (len(split.labels), size, size, 3), lambda out: _decode(split, size, out))
+        if peers.local_size == 1:
+            images, bad = decode_all(split, size)
+        else:
+            images, bad = _shared(peers, (len(split.labels), size, size, 3), lambda out: _decode(split, size, out))
         if bad and not skip:
             raise ImageError(f"{bad[0][1]} ({len(bad)} such images; --on-bad-image skip leaves them out)")
         self.left_out = [message for _, message in bad]
@@ -72,6 +75,12 @@ class Resident:
 Bad = list[tuple[int, str]]
 
 
+def decode_all(split: Split, size: int) -> tuple[Tensor, Bad]:
+    """All images of a split, (n, size, size, 3) uint8, those that could not be decoded black; and which these are."""
+    images = torch.zeros((len(split.labels), size, size, 3), dtype=torch.uint8)
+    return images, _decode(split, size, images)
+
+
 def _decode(split: Split, size: int, out: Tensor) -> Bad:
     """Fill ``out`` with every image; return index and message of those that could not be decoded."""
     if isinstance(split, ArraySplit) and split.pixels.shape[1:3] == (size, size):
@@ -88,26 +97,24 @@ def _decode(split: Split, size: int, out: Tensor) -> Bad:
 
 def _shared(peers: Peers, shape: tuple[int, ...], fill: Callable[[Tensor], Bad]) -> tuple[Tensor, Bad]:
     """A tensor that the first process of each node fills and the others of the node map."""
-    if peers.local_size == 1:
-        alone = torch.empty(shape, dtype=torch.uint8)
-        return alone, fill(alone)
-    bytes_ = int(np.prod(shape))
     path, bad, failure = None, [], None
-    if peers.local_rank == 0:
-        try:
-            path = _file(bytes_)
-            bad = fill(_mapped(path, shape))
-        except OSError as error:
-            failure = f"no room to share {bytes_:,} bytes of images between processes: {error}"
-    # Ranks of a node follow one another, so its first process is local_rank before this one.
-    path, bad, failure = peers.gather((path, bad, failure))[peers.rank - peers.local_rank]
-    if failure:
-        raise ImageError(failure)
-    images = _mapped(path, shape)
-    peers.gather(None)
-    if peers.local_rank == 0:
-        Path(path).unlink()  # everybody has it mapped: the memory now lives as long as they do
-    return images, bad
+    try:
+        if peers.local_rank == 0:
+            try:
+                path = _file(int(np.prod(shape)))
+                bad = fill(_mapped(path, shape))
+            except OSError as error:
+                failure = f"no room to share {np.prod(shape):,} bytes of images between processes: {error}"
+        # Ranks of a node follow one another, so its first process is local_rank before this one.
+        found, bad, failure = peers.gather((path, bad, failure))[peers.rank - peers.local_rank]
+        if failure:
+            raise ImageError(failure)
+        images = _mapped(found, shape)
+        peers.gather(None)
+        return images, bad
+    finally:  # everybody has it mapped, and the memory now lives as long as they do; or something went wrong
+        if path is not None:
+            Path(path).unlink()
 
 
 def _file(size: int) -> str:

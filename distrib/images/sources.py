@@ -70,13 +70,14 @@ def _cifar(name: str, root: Path) -> ImageData:
     from torchvision import datasets  # noqa: PLC0415 - two seconds that other data should not pay
 
     kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
-    download = not (root / _archive(name)).is_dir()
-    if download:
+    try:
+        parts = {train: kind(str(root), train=train) for train in (True, False)}
+    except RuntimeError:  # absent, or only partly there
         # torchvision waits without a limit where there is no network.
         head = urllib.request.Request(kind.url, method="HEAD")  # noqa: S310 - torchvision's own https address
         urllib.request.urlopen(head, timeout=10).close()  # noqa: S310
         root.mkdir(parents=True, exist_ok=True)
-    parts = {train: kind(str(root), train=train, download=download) for train in (True, False)}
+        parts = {train: kind(str(root), train=train, download=True) for train in (True, False)}
     classes = tuple(parts[True].classes)
     train, test = (ArraySplit(name, parts[t].data, np.array(parts[t].targets)) for t in (True, False))
     return ImageData(name, classes, train, test)
@@ -129,14 +130,14 @@ def _folder(root: Path) -> ImageData:
 
 
 def _files(root: Path, classes: tuple[str, ...]) -> FileSplit:
-    paths, labels = [], []
+    found = []
     for label, name in enumerate(classes):
         folder = root / name
         inside = os.scandir(folder) if folder.is_dir() else ()
-        found = sorted(entry.name for entry in inside if Path(entry.name).suffix.lower() in SUFFIXES)
-        paths += [folder / file for file in found]
-        labels += [label] * len(found)
-    return FileSplit(paths, np.array(labels, dtype=np.int64))
+        files = sorted(entry.name for entry in inside if Path(entry.name).suffix.lower() in SUFFIXES)
+        found += [(place, label, folder / file) for place, file in enumerate(files)]
+    found.sort()  # the first of each class, then the second of each: the first so many images are of all classes
+    return FileSplit([path for _, _, path in found], np.array([label for _, label, _ in found], dtype=np.int64))
 
 
 def _hugging_face(place: str) -> ImageData:
@@ -154,7 +155,7 @@ def _hugging_face(place: str) -> ImageData:
     if train is None:
         raise SettingsError(f"--data hf:{place} has no split 'train', only {', '.join(found)}")
     image, label = _columns(place, train)
-    test = next((found[name] for name in TEST_NAMES if name in found), None)
+    test = next((found[name] for name in TEST_NAMES if name in found and _labelled(found[name], label)), None)
     if test is None:  # nothing was set aside: every tenth image is
         test = train.select(range(9, len(train), 10))
         train = train.select([row for row in range(len(train)) if row % 10 != 9])
@@ -162,6 +163,11 @@ def _hugging_face(place: str) -> ImageData:
     names = getattr(train.features[label], "names", None)
     classes = tuple(names or map(str, range(int(first.labels.max()) + 1)))
     return ImageData(place, classes, first, second)
+
+
+def _labelled(table: Any, label: str) -> bool:
+    """Whether the split has its labels: some publish their test images with -1 for every label."""
+    return label in table.features and len(table) > 0 and table[0][label] != -1
 
 
 def _columns(place: str, table: Any) -> tuple[str, str]:

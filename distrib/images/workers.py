@@ -1,6 +1,7 @@
 """Images decoded as they are needed, by worker processes, a micro-batch at a time."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -97,6 +98,11 @@ def worker_count(wanted: int | None, processes: int) -> int:
     return min(16, max(1, cores // processes)) if wanted is None else wanted
 
 
+def _ignore_interrupt(_: int) -> None:
+    """Ctrl-C reaches the workers too; the training process still needs them until it has saved."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 class _Tasks(Sampler[Task]):
     """The tasks of the next pass; set anew before each, so that the workers can stay."""
 
@@ -119,6 +125,7 @@ class WorkerLoader:
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=pin,
+            worker_init_fn=_ignore_interrupt,
         )
 
     def __call__(self, epoch: int, lists: list[Indices]) -> Iterator[Decoded]:

@@ -12,7 +12,16 @@ from distrib.insight.summary import aligned, duration
 QUIET_SECONDS = 30.0
 """A log file hears of a running epoch no more often than this."""
 
-TOLD = {"resume": "resumed", "stop": "stopped", "skip": "skipped", "rollback": "rolled back", "diverged": "diverged"}
+HEADS = ("kind", "event", "update", "epoch", "time")
+
+TOLD = {
+    "resume": "resumed",
+    "stop": "stopped",
+    "failed": "failed",
+    "skip": "skipped",
+    "rollback": "rolled back",
+    "diverged": "diverged",
+}
 """The events a person cares about; every other one is in the journal alone."""
 
 
@@ -174,5 +183,5 @@ def told(record: dict[str, Any]) -> str:
     """Return the line for an event: what happened, where, and every other field of it by name."""
     place = f" at update {record['update']}" if "update" in record else ""
     place += f" (epoch {record['epoch']})" if "epoch" in record else ""
-    more = [f"{key} {value}" for key, value in record.items() if key not in ("kind", "event", "update", "epoch")]
+    more = [f"{key} {value}" for key, value in record.items() if key not in HEADS]
     return TOLD[record["event"]] + place + (f": {', '.join(more)}" if more else "")

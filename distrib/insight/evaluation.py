@@ -5,8 +5,9 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
+import torch
 import tyro
 
 from distrib.command import refuse
@@ -17,7 +18,7 @@ from distrib.insight.runs import Run, Which, load_run
 from distrib.insight.summary import aligned
 from distrib.learning.scoring import Scores, evaluate
 from distrib.lifecycle.processes import Processes, start
-from distrib.settings import SettingsError
+from distrib.settings import Precision, SettingsError
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,10 @@ class Request:
     """Score the average of the weights instead of the weights."""
     data: str | None = None
     """Score on the test images of this data set instead (as --data of training); its classes must be the same."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """auto: CUDA, else Apple's MPS, else the CPU; not necessarily what the run was trained on."""
+    precision: Precision | None = None
+    """None: the run's own."""
     json: bool = False
     """Print one JSON object."""
 
@@ -41,7 +46,9 @@ def main(arguments: list[str]) -> int:
     request = tyro.cli(Request, args=arguments, prog="distrib evaluate")
     try:
         run = load_run(request.run, request.checkpoint)
-        processes = start(run.settings.compute)
+        precision = request.precision or run.settings.compute.precision
+        compute = dataclasses.replace(run.settings.compute, device=request.device, precision=precision)
+        processes = start(compute)
         scores = score(run, request, processes)
     except SettingsError as error:
         refuse(str(error))
@@ -59,12 +66,14 @@ def score(run: Run, request: Request, processes: Processes) -> Scores:
     settings = run.settings
     asked = dataclasses.replace(settings.data, data=request.data or settings.data.data)
     place = processes.agreed(lambda: sources.locate(asked))
-    data = sources.load(place, asked)
+    data = processes.node_first(lambda: sources.load(place, asked))
     if data.classes != run.preprocessing.classes:
         raise SettingsError(f"--data {place} has other classes than the run was trained on")
     feed = TestFeed(data.test, run.preprocessing, settings, processes, processes.device)
-    network = run.network(ema=request.ema).to(processes.device)
-    return evaluate(network, feed, processes, channels_last=settings.compute.channels_last)
+    channels_last = settings.compute.channels_last
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    network = run.network(ema=request.ema).to(processes.device, memory_format=layout)  # type: ignore[call-overload]
+    return evaluate(network, feed, processes, channels_last=channels_last)
 
 
 def _show(run: Run, scores: Scores, *, as_json: bool) -> None:

@@ -1,6 +1,7 @@
 """``distrib predict RUN IMAGES...``: the classes that a run's network sees in image files."""
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -83,7 +84,7 @@ def find(paths: tuple[Path, ...]) -> Iterator[Path]:
 @torch.inference_mode()
 def predict(run: Run, files: list[Path], *, top: int, ema: bool, bad: list[str]) -> Iterator[Prediction]:
     """Predict files in batches, leaving out those that are no images: ``bad`` takes a message for each."""
-    device = torch.device(choose_device("auto"))
+    device = torch.device(choose_device("auto", os.environ))
     network = run.network(ema=ema).to(device)
     prepared = run.preprocessing
     for start in range(0, len(files), BATCH):

@@ -37,7 +37,7 @@ class Run:
         if ema and not weights:
             raise SettingsError(f"the run {self.folder.path} kept no average of its weights (--ema-decay)")
         size, classes = self.preprocessing.size, len(self.preprocessing.classes)
-        network = registry.build(self.settings.model, classes=classes, image_size=size)
+        network = registry.build(self.settings.model, classes=classes, image_size=size, download=False)
         load_weights(network, weights, str(self.checkpoint.path))
         return network.eval()
 
@@ -60,4 +60,4 @@ def load_run(path: Path, which: Which = "best") -> Run:
     fault = chosen.fault()
     if fault is not None:
         raise SettingsError(f"the checkpoint {chosen.path} is damaged: {fault}")
-    return Run(folder, settings, chosen, Preprocessing.of(chosen.state["preprocessing"]))
+    return Run(folder, settings, chosen, Preprocessing.of(chosen.state["data"]["preprocessing"]))

@@ -1,8 +1,10 @@
 """What a person is told when a run starts and when it ends."""
 
+import shlex
 from itertools import pairwise
 
-from distrib.insight.summary import summarize
+from distrib.insight.console import harmonic_mean
+from distrib.insight.summary import aligned, summarize
 from distrib.learning.engine import Trainer
 from distrib.lifecycle.folder import device_name
 from distrib.lifecycle.journal import read
@@ -32,28 +34,32 @@ def header(trainer: Trainer, wandb: str) -> list[tuple[str, str]]:
     ]
 
 
-def closing_text(trainer: Trainer) -> str:
-    """What the run reached, from its journal, and the commands that go on from here."""
+def closing_text(trainer: Trainer, *, failed: bool = False) -> str:
+    """What the run reached, from its journal, and the commands that go on from here; of a failed run only these."""
+    if failed:
+        return "\n" + "\n".join(aligned(commands(trainer)))
     records = list(read(trainer.folder.journal))
     epochs = [record for record in records if record["kind"] == "epoch"]
-    updates = [record for record in records if record["kind"] == "update"]
-    speeds = [record["images_per_second"] for record in updates]
-    mean = len(speeds) / sum(1 / speed for speed in speeds) if speeds else 0.0
+    speeds = [record["images_per_second"] for record in records if record["kind"] == "update"]
     stamps = [(r["event"], r["time"]) for r in records if r["kind"] == "event"]
     # What lies between an end and the next start was not spent on the run.
     seconds = sum(b[1] - a[1] for a, b in pairwise(stamps) if b[0] not in ("start", "resume"))
+    mean = harmonic_mean(speeds) if speeds else 0.0
     return "\n" + summarize(epochs, seconds=seconds, images_per_second=mean, commands=commands(trainer))
 
 
 def commands(trainer: Trainer) -> list[tuple[str, str]]:
     """What to type next: purposes and commands."""
-    folder, processes = trainer.folder, trainer.processes
-    if not trainer.state.progress.finished:
-        launcher = "python distrib/train.py"
-        if processes.size > 1:
-            launcher = f"launch/cpu.sh {processes.size}" if processes.device.type == "cpu" else "launch/multi_gpu.sh"
-        return [("resume", f"{launcher} --config {folder.settings} --name {folder.name}")]
-    return [
-        ("evaluate", f"python -m distrib evaluate {folder.path}"),
-        ("predict", f"python -m distrib predict {folder.path} IMAGE ..."),
-    ]
+    folder, world = trainer.folder, trainer.processes.size
+    path = shlex.quote(str(folder.path))
+    if trainer.state.progress.finished:
+        return [
+            ("evaluate", f"python -m distrib evaluate {path}"),
+            ("predict", f"python -m distrib predict {path} IMAGE ..."),
+        ]
+    flags = f"--config {shlex.quote(str(folder.settings))} --name {shlex.quote(folder.name)}"
+    if world == 1:
+        return [("resume", f"python distrib/train.py {flags}")]
+    if world == trainer.processes.local_size and trainer.processes.device.type == "cpu":
+        return [("resume", f"launch/cpu.sh {world} {flags}")]
+    return [(f"resume, on {world} processes", f"LAUNCHER distrib/train.py {flags}")]

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from distrib.lifecycle.files import write_whole
+
 Record = dict[str, Any]
 
 PREFIXES = {"update": "train", "epoch": "epoch"}
@@ -120,7 +122,7 @@ class Sent:
                 self._highest[kind] = record[kind]
                 new.append(record)
         if new:
-            replace(self._file, json.dumps(self._highest))
+            write_whole(self._file, json.dumps(self._highest))
         return new
 
 
@@ -182,15 +184,5 @@ def run_id(file: Path) -> str:
     """Return the W&B id that the file holds; the first call makes one."""
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        replace(file, secrets.token_hex(4))
+        write_whole(file, secrets.token_hex(4))
     return file.read_text().strip()
-
-
-def replace(file: Path, text: str) -> None:
-    """Write a small file so that a kill or a power cut leaves the old text or the new one."""
-    fresh = file.with_name(file.name + ".new")
-    with fresh.open("w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    fresh.replace(file)

@@ -4,7 +4,6 @@ Its unit of work is a process's share of a global batch. Everything that an upda
 number (images, augmentation, rates, dropout), or is in the checkpoint.
 """
 
-import dataclasses
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -119,8 +118,8 @@ class Trainer:
             reduction="sum",
             label_smoothing=optimization.label_smoothing,
         )
-        # DDP takes the mean over processes; with this factor it is the mean over the images of the global batch,
-        # however they are divided into micro-batches.
+        # DDP takes the mean over processes; with this factor it is the sum over the images of the global batch divided
+        # by their number, however they are divided into micro-batches. An image that is left out adds nothing.
         self.processes.accelerator.backward(loss * (self.processes.size / optimization.batch_size))
         return batch_sums(loss, logits, batch.labels)
 
@@ -189,10 +188,11 @@ class Trainer:
         self.journal.write([epoch_record(progress, scores, average, lr=lr, seconds=seconds)])
         progress.sums = EpochSums()
         self.report_left_out()
-        if progress.best_top1 is None or scores.top1 > progress.best_top1:
-            progress.best_top1 = scores.top1
-            self.journal.event("best", update=progress.update, epoch=progress.epoch, test_top1=scores.top1)
+        better = progress.best_top1 is None or scores.top1 > progress.best_top1
+        progress.best_top1 = scores.top1 if better else progress.best_top1
         self.save()
+        if better:
+            self.journal.event("best", update=progress.update, epoch=progress.epoch, test_top1=scores.top1)
         if self.stop_agreed() and not progress.finished:
             raise Stopped
 
@@ -215,7 +215,7 @@ class Trainer:
         groups = self.state.tensors(self.processes)
         if self.processes.is_main:
             self.journal.sync()
-            counters = self.state.counters() | {"preprocessing": dataclasses.asdict(self.feed.preprocessing)}
+            counters = self.state.counters() | {"data": self.feed.facts()}
             checkpoints.save(self.folder.checkpoints, self.state.progress.update, groups, counters)
             self.journal.event("checkpoint", update=self.state.progress.update, epoch=self.state.progress.epoch)
         self.meter.restart()

@@ -10,8 +10,12 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from distrib.settings import Optimization
 
 
-def make_optimizer(network: nn.Module, settings: Optimization) -> Optimizer:
-    """An optimizer of the network's trainable parameters. Its rates are set before every update."""
+def make_optimizer(network: nn.Module, settings: Optimization, *, fused: bool = True) -> Optimizer:
+    """An optimizer of the network's trainable parameters. Its rates are set before every update.
+
+    ``fused`` is one kernel for all parameters instead of several for each. Not for fp16: where the first update
+    overflows and is skipped, fused SGD leaves its momentum uninitialised and takes it for good in the next.
+    """
     trainable = [p for p in network.parameters() if p.requires_grad]
     # Weights of norms and every bias are vectors; what a layer multiplies with has two dimensions or more.
     vectors = [p for p in trainable if p.ndim <= 1]
@@ -21,11 +25,10 @@ def make_optimizer(network: nn.Module, settings: Optimization) -> Optimizer:
         {"params": matrices, "weight_decay": decay},
         {"params": vectors, "weight_decay": decay if settings.decay_norms else 0.0},
     ]
-    # fused: one kernel for all parameters instead of several for each
     if settings.optimizer == "sgd":
-        return SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov, fused=True)
+        return SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov, fused=fused)
     kind = {"adam": Adam, "adamw": AdamW}[settings.optimizer]
-    return kind(groups, lr=settings.lr, betas=(settings.momentum, 0.999), fused=True)
+    return kind(groups, lr=settings.lr, betas=(settings.momentum, 0.999), fused=fused)
 
 
 def set_rates(optimizer: Optimizer, lr: float, momentum: float) -> None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from distrib.lifecycle.files import sync
 from distrib.settings import SettingsError
 
 MANIFEST, STATE, MODEL = "manifest.json", "state.json", "model.safetensors"
@@ -53,8 +53,8 @@ class Checkpoint:
         """Test accuracy of its weights, of 1; None if they were not evaluated, or the state cannot be read."""
         try:
             return float(self.state["test_top1"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None  # but not if the disk does not answer: what cannot be read now must not be pruned
 
 
 def save(folder: Path, update: int, groups: dict[str, Tensors], state: dict[str, Any]) -> Checkpoint:
@@ -74,14 +74,16 @@ def save(folder: Path, update: int, groups: dict[str, Tensors], state: dict[str,
     names = sorted(file.name for file in partial.iterdir())
     (partial / MANIFEST).write_text(json.dumps({n: sha256(partial / n) for n in names}, indent=1), encoding="utf-8")
     for name in (*names, MANIFEST):
-        _sync(partial / name)
-    _sync(partial)
-    if final.exists():  # the same update computed again: the run was cut back to an older checkpoint
-        shutil.rmtree(final)
+        sync(partial / name)
+    sync(partial)
+    if final.exists():
+        shutil.rmtree(final)  # saved twice: a folder cannot be renamed onto another
     partial.rename(final)
-    _sync(folder)
-    _prune(folder)
-    return Checkpoint(final)
+    sync(folder)
+    saved = Checkpoint(final)
+    if saved.fault() is None:
+        _prune(folder)
+    return saved
 
 
 def every(folder: Path) -> list[Checkpoint]:
@@ -91,6 +93,8 @@ def every(folder: Path) -> list[Checkpoint]:
 
 def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     """The newest checkpoint whose files are whole, and a message for each that was set aside for it."""
+    for partial in folder.glob(".partial-*"):  # a save that something interrupted
+        shutil.rmtree(partial, ignore_errors=True)
     messages: list[str] = []
     for checkpoint in reversed(every(folder)):
         fault = checkpoint.fault()
@@ -141,12 +145,3 @@ def _prune(folder: Path) -> None:
     for checkpoint in every(folder):
         if checkpoint not in kept and checkpoint != top:
             shutil.rmtree(checkpoint.path)
-
-
-def _sync(path: Path) -> None:
-    """Force a file or folder to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

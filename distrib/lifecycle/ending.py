@@ -25,8 +25,8 @@ class Finished(Exception):
 class Ending:
     """While entered, turns whatever ends the run into ``code``, says what happened, and calls what was asked for.
 
-    All ranks refuse settings together, so the first alone says why. An image or a bug may concern one rank only: that
-    rank speaks, and its launcher ends the others.
+    All ranks refuse settings together, so the first alone says why. A bug, or an image met in training, may concern one
+    rank only: that rank speaks, and its launcher ends the others.
     """
 
     def __init__(self) -> None:
@@ -61,4 +61,5 @@ class Ending:
             print(f"error on rank {os.environ.get('RANK', '0')}: {told}", file=sys.stderr, flush=True)
         for call in self._calls:
             call(self.code)
+        self._calls.clear()
         return True

@@ -1,6 +1,7 @@
 """The run folder: what a run was, what happened in it, and where it goes on."""
 
 import dataclasses
+import itertools
 import json
 import os
 import platform
@@ -19,10 +20,11 @@ from distrib import __version__, command
 from distrib.lifecycle import checkpoints, journal
 from distrib.lifecycle.checkpoints import Checkpoint
 from distrib.lifecycle.ending import Finished
+from distrib.lifecycle.files import write_whole
 from distrib.lifecycle.processes import Processes, host
 from distrib.settings import Settings, SettingsError
 
-# What a run may change when it goes on: none of it changes a number that it computes.
+# What a run may change when it goes on: where it reads, writes and computes, not what.
 FREE = {"data_root", "loading", "workers", "name", "out", "save_every", "log_every", "wandb", "wandb_project", "device"}
 PACKAGES = ("torch", "torchvision", "accelerate", "datasets", "wandb", "safetensors", "numpy", "pillow")
 
@@ -54,6 +56,20 @@ class RunFolder:
         return self.path / "checkpoints"
 
 
+def recall(settings: Settings) -> Settings:
+    """Give ``auto`` the meaning it had when the run of that name began, so that the same command goes on with it."""
+    name = settings.lifecycle.name
+    saved = RunFolder(settings.lifecycle.out / name).settings if name else None
+    if saved is None or not saved.exists():
+        return settings
+    before, data, compute = command.load(saved), settings.data, settings.compute
+    if data.data == "auto":
+        data = dataclasses.replace(data, data=before.data.data)
+    if compute.precision == "auto":
+        compute = dataclasses.replace(compute, precision=before.compute.precision)
+    return dataclasses.replace(settings, data=data, compute=compute)
+
+
 def open_run(settings: Settings, processes: Processes) -> tuple[RunFolder, Checkpoint | None]:
     """Make the run's folder, or find that of an unfinished run and the checkpoint from which it goes on.
 
@@ -69,13 +85,14 @@ def open_run(settings: Settings, processes: Processes) -> tuple[RunFolder, Check
 
 def _prepare(settings: Settings) -> tuple[Path, Path | None]:
     """The paths of the folder and of the checkpoint."""
-    folder = RunFolder(settings.lifecycle.out / (settings.lifecycle.name or _fresh_name(settings)))
-    if folder.settings.exists():
-        _compare(folder, settings)
     try:
+        name = settings.lifecycle.name
+        folder = RunFolder(settings.lifecycle.out / name if name else _fresh_path(settings))
+        if folder.settings.exists():
+            _compare(folder, settings)
         folder.checkpoints.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SettingsError(f"cannot write to {folder.path}: {error}. Choose another --out") from None
+        raise SettingsError(f"cannot write to {settings.lifecycle.out}: {error}. Choose another --out") from None
     checkpoint, messages = checkpoints.newest(folder.checkpoints)
     for message in messages:
         print(message, file=sys.stderr)
@@ -88,16 +105,22 @@ def _prepare(settings: Settings) -> tuple[Path, Path | None]:
         journal.cut_back(folder.journal, checkpoint.state["update"] if checkpoint else 0)
     # Without its name: the recipe describes the run, and fed back in it makes another one.
     nameless = dataclasses.replace(settings, lifecycle=dataclasses.replace(settings.lifecycle, name=None))
-    folder.settings.write_text(command.dump(nameless), encoding="utf-8")
+    write_whole(folder.settings, command.dump(nameless))
     return folder.path, checkpoint.path if checkpoint else None
 
 
-def _fresh_name(settings: Settings) -> str:
+def _fresh_path(settings: Settings) -> Path:
     kind, _, place = settings.data.data.partition(":")
     words = re.sub(r"[^A-Za-z0-9]+", "-", f"{settings.model.model}-{Path(place).name or kind}")
     stem = f"{words}-{time.strftime('%Y%m%d-%H%M%S')}"
-    taken = [stem, *(f"{stem}-{count}" for count in range(2, 1000))]
-    return next(name for name in taken if not (settings.lifecycle.out / name).exists())
+    for count in itertools.count(1):
+        path = settings.lifecycle.out / (stem if count == 1 else f"{stem}-{count}")
+        try:
+            path.mkdir(parents=True)  # taken by making it: another job may begin in the same second
+        except FileExistsError:
+            continue
+        return path
+    raise AssertionError
 
 
 def _compare(folder: RunFolder, settings: Settings) -> None:
@@ -133,8 +156,7 @@ def environment(processes: Processes) -> dict[str, Any]:
 
 def write_environment(folder: RunFolder, processes: Processes) -> None:
     """Note what the run runs on now."""
-    text = json.dumps(environment(processes), indent=1)
-    (folder.path / "environment.json").write_text(text + "\n", encoding="utf-8")
+    write_whole(folder.path / "environment.json", json.dumps(environment(processes), indent=1) + "\n")
 
 
 def device_name(device: torch.device) -> str:

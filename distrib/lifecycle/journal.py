@@ -8,7 +8,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from distrib.lifecycle.files import write_whole
+
 Record = dict[str, Any]
+
+HISTORY = ("start", "resume", "stop", "failed", "end")  # events of processes, which stay whatever is computed again
 
 
 class Sink(Protocol):
@@ -76,12 +80,7 @@ def read(path: Path) -> Iterator[Record]:
 def cut_back(path: Path, update: int) -> None:
     """Drop what happened after ``update``, so that no update appears twice when they are computed again.
 
-    Events stay: they tell the run's history, not its numbers. The file is replaced as a whole or not at all.
+    That it was started, stopped and resumed stays: it is the run's history. The file is replaced whole or not at all.
     """
-    kept = [r for r in read(path) if r["kind"] == "event" or r["update"] <= update]
-    sibling = path.with_suffix(".tmp")
-    with sibling.open("w", encoding="utf-8") as file:
-        file.writelines(_line(record) for record in kept)
-        file.flush()
-        os.fsync(file.fileno())
-    sibling.replace(path)
+    kept = [r for r in read(path) if r.get("event") in HISTORY or r["update"] <= update]
+    write_whole(path, "".join(_line(record) for record in kept))

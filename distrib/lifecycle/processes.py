@@ -11,12 +11,15 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, gather_object
 
+from distrib.images.decoding import ImageError
 from distrib.lifecycle.ending import FAILED, Finished
 from distrib.settings import Compute, Precision, SettingsError
 
 # Long enough for one process to download or decode while the others wait. Not 600 s, Accelerate's own default: it
 # passes on only what differs from its defaults, and gloo would then wait 1,800 s.
 TIMEOUT = timedelta(hours=1)
+
+REFUSALS = (SettingsError, ImageError, Finished)  # what ends a run on all ranks together
 
 PRECISIONS: dict[str, Precision] = {"no": "fp32", "fp32": "fp32", "bf16": "bf16", "fp16": "fp16"}
 
@@ -64,20 +67,34 @@ class Processes:
         return gather_object([item])
 
     def agreed(self, decide: Callable[[], Any]) -> Any:
-        """What ``decide`` returns on rank 0, on every rank; if it raises there, every rank raises that.
+        """What ``decide`` returns on rank 0, on every rank. Every process must call it; all raise what it refuses."""
+        return self.together(decide if self.is_main else lambda: None)[0]
 
-        Every process must call it.
+    def together(self, call: Callable[[], Any]) -> list[Any]:
+        """What ``call`` returns on each rank, by rank. Every process must call it.
+
+        If ``call`` refuses on any rank, every rank raises the first refusal: none waits for one that has left.
         """
-        item, error = None, None
-        if self.is_main:
-            try:
-                item = decide()
-            except (SettingsError, Finished) as refusal:
-                error = refusal
-        item, error = self.gather((item, error))[0]
-        if error is not None:
-            raise error
-        return item
+        result, refusal = None, None
+        try:
+            result = call()
+        except REFUSALS as error:
+            refusal = error.with_traceback(None)
+        outcomes = self.gather((result, refusal))
+        for _, refused in outcomes:
+            if refused is not None:
+                raise refused
+        return [result for result, _ in outcomes]
+
+    def node_first(self, call: Callable[[], Any]) -> Any:
+        """Call it in the first process of each node, then in the others, which find what that one has cached.
+
+        Every process must call it; all raise what any of them refuses.
+        """
+        found: list[Any] = []
+        for turn in (self.local_rank == 0, self.local_rank != 0):
+            self.together(lambda turn=turn: found.append(call()) if turn else None)  # type: ignore[misc]
+        return found[0]
 
     def stack(self, tensor: torch.Tensor) -> torch.Tensor:
         """``tensor`` of all processes, (world, *shape), by rank. Every process must call it."""
@@ -86,8 +103,12 @@ class Processes:
 
     def close(self, code: int) -> None:
         """End the process group, unless the run failed: the others may be waiting in it for what never comes."""
-        if code != FAILED:
-            self.accelerator.end_training()
+        if code == FAILED:
+            return
+        # gloo's threads need Python to let go of the tensors of the last collective. If the interpreter were leaving
+        # by then, they would abort the process: the barrier waits until they have.
+        self.accelerator.wait_for_everyone()
+        self.accelerator.end_training()
 
 
 def start(settings: Compute) -> Processes:
@@ -96,7 +117,7 @@ def start(settings: Compute) -> Processes:
     Raises:
         SettingsError: the device is absent, cannot do the precision, or the processes do not form one world.
     """
-    device = choose_device(settings.device)
+    device = choose_device(settings.device, os.environ)
     precision = choose_precision(settings.precision, device, os.environ)
     check_launch(os.environ)
     ddp = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
@@ -114,8 +135,13 @@ def start(settings: Compute) -> Processes:
     return Processes(accelerator, precision)
 
 
-def choose_device(wanted: str) -> str:
-    """Resolve ``auto``; refuse a device that is not there."""
+def choose_device(wanted: str, environment: Mapping[str, str]) -> str:
+    """Resolve ``auto``, unless ``accelerate launch`` was told to use the CPU; refuse a device that is not there."""
+    told_cpu = environment.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1", "yes", "y", "t", "on")
+    if told_cpu and wanted in ("auto", "cpu"):
+        return "cpu"
+    if told_cpu:
+        raise SettingsError(f"--device {wanted}, but ACCELERATE_USE_CPU (`accelerate launch --cpu`) asks for the CPU")
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if wanted == "auto":
         return next(device for device, present in there.items() if present)

@@ -80,8 +80,10 @@ def classifiers() -> list[str]:
     return _models().list_models(module=_models())
 
 
-def borrow(name: str, *, classes: int, image_size: int, pretrained: bool = False) -> Borrowed:
+def borrow(name: str, *, classes: int, image_size: int, pretrained: bool = False, download: bool = True) -> Borrowed:
     """Build torchvision's classifier ``name`` for ``classes`` classes, with the published weights if ``pretrained``.
+
+    Without ``download`` it is the network that those weights are for, but without them.
 
     Raises:
         SettingsError: torchvision has no such classifier, it cannot take images of ``image_size`` pixels, or the
@@ -94,10 +96,11 @@ def borrow(name: str, *, classes: int, image_size: int, pretrained: bool = False
     options = _options(name, weights.meta["min_size"][0] if weights else image_size)
     _check_size(name, options, image_size)
     if weights and name in INCEPTIONS:
-        options = {}  # torchvision insists on the auxiliaries that the weights were trained with
+        # torchvision insists on the auxiliaries that the weights were trained with, and scales images for them.
+        options = {} if download else {**options, "transform_input": True}
     try:
         # Every process would print its own progress bar.
-        net = _models().get_model(name, weights=weights, progress=False, **options)
+        net = _models().get_model(name, weights=weights if download else None, progress=False, **options)
     except OSError as error:
         raise SettingsError(_unreachable(name, weights, error)) from None
     return Borrowed(_without_auxiliaries(net), classes)

@@ -27,11 +27,12 @@ SMALLEST_IMAGE = 8
 LARGEST_CIFAR_STEM = 64
 
 
-def build(model: Model, *, classes: int, image_size: int) -> nn.Module:
+def build(model: Model, *, classes: int, image_size: int, download: bool = True) -> nn.Module:
     """Build the network that ``model`` describes, for square RGB images.
 
     It takes float images (N, 3, image_size, image_size) to logits (N, classes); its ``features`` method takes them to
-    the pooled vectors (N, C) that the classifier sees. Its weights are a function of torch's random state.
+    the pooled vectors (N, C) that the classifier sees. Its weights are a function of torch's random state. Without
+    ``download`` a pretrained network comes without its published weights, for others to be loaded into it.
 
     Raises:
         SettingsError: there is no such network, or it does not go with another setting or the size of the images.
@@ -39,7 +40,7 @@ def build(model: Model, *, classes: int, image_size: int) -> nn.Module:
     names.check(model.model)
     if model.model.startswith(names.TORCHVISION):
         name = model.model.removeprefix(names.TORCHVISION)
-        return borrow(name, classes=classes, image_size=image_size, pretrained=model.pretrained)
+        return borrow(name, classes=classes, image_size=image_size, pretrained=model.pretrained, download=download)
     require(image_size >= SMALLEST_IMAGE, f"--model {model.model} needs --image-size {SMALLEST_IMAGE} or more")
     return BUILDERS[model.model](classes=classes, **_options(model, image_size))
 

@@ -87,7 +87,7 @@ def trainer(processes: Processes, out: Path, settings: Settings, network: nn.Mod
     folder = RunFolder(out / "run")
     folder.checkpoints.mkdir(parents=True, exist_ok=True)
     stop = SimpleNamespace(signal=None)
-    return assembly.assemble(settings, processes, folder, stop)
+    return assembly.assemble(settings, processes, folder, stop, None)
 
 
 def learned(processes: Processes, out: Path) -> dict[str, object]:

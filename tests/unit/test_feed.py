@@ -85,9 +85,22 @@ def test_a_resized_crop_does_not_depend_on_workers_or_ranks(digits: ImageData) -
     varied = {"augmentation": {"crop": "resized", "policy": "trivialaugment"}, "micro_batch": None}
     alone = [batch.pixels for batch in Feed(digits, settings("workers", 0, **varied), Solo(), CPU).train(3)]
     varied = {"augmentation": {"crop": "resized", "policy": "trivialaugment"}, "micro_batch": None}
-    second = Feed(digits, settings("workers", 2, **varied), Solo(rank=1, size=2), CPU)
+
+    class Second(Solo):
+        def gather(self, item: object) -> list[object]:
+            assert item is None  # rank 0 looks at the statistics
+            return [((0.5,) * 3, (0.5,) * 3), item]
+
+    second = Feed(digits, settings("workers", 2, **varied), Second(rank=1, size=2), CPU)
     shares = [batch.pixels for batch in second.train(3)]
     assert all(torch.equal(share, whole[20:]) for share, whole in zip(shares, alone, strict=True))
+
+
+def test_normalisation_does_not_depend_on_how_images_are_loaded(digits: ImageData) -> None:
+    memory, workers = (Feed(digits, settings(loading), Solo(), CPU) for loading in ("memory", "workers"))
+    assert memory.preprocessing == workers.preprocessing
+    assert memory.preprocessing.mean != (0.485, 0.456, 0.406)
+    assert memory.facts() == workers.facts()
 
 
 def test_memory_cannot_hold_what_varies_image_by_image(digits: ImageData) -> None:

@@ -62,14 +62,23 @@ def test_a_precision_that_only_the_launcher_knows_is_refused() -> None:
 def test_a_device_that_is_absent_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert choose_device("auto") == "cpu"
-    assert choose_device("cpu") == "cpu"
+    assert choose_device("auto", {}) == "cpu"
+    assert choose_device("cpu", {}) == "cpu"
     with pytest.raises(SettingsError, match="--device cuda"):
-        choose_device("cuda")
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert choose_device("auto") == "mps"
+        choose_device("cuda", {})
+
+
+def test_a_launcher_that_was_told_to_use_the_cpu_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert choose_device("auto") == "cuda"
+    assert choose_device("auto", {}) == "cuda"
+    assert choose_device("auto", {"ACCELERATE_USE_CPU": "true"}) == "cpu"
+    assert choose_device("auto", {"ACCELERATE_USE_CPU": "False"}) == "cuda"
+    with pytest.raises(SettingsError, match="ACCELERATE_USE_CPU"):
+        choose_device("cuda", {"ACCELERATE_USE_CPU": "true"})
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert choose_device("auto", {}) == "mps"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_device("auto", {}) == "cuda"
 
 
 @pytest.mark.parametrize(
