@@ -60,6 +60,18 @@ def test_the_processes_of_a_node_hold_images_in_memory_once(seen, world):
     assert not list(Path("/dev/shm").glob("distrib-*"))  # noqa: S108
 
 
+@pytest.mark.parametrize("world", WORLDS)
+def test_what_one_rank_refuses_all_refuse(seen, world):
+    assert [rank["refused"] for rank in seen[world]] == [f"no such folder on rank {world - 1}"] * world
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_the_first_process_of_a_node_goes_before_the_others(seen, world):
+    first, *others = (rank["turns"] for rank in seen[world])
+    assert first == 0
+    assert all(turn >= 1 for turn in others)
+
+
 def test_workers_change_nothing(seen):
     assert seen[1][0]["images"]["workers-0"] == seen[1][0]["images"]["workers-2"]
 

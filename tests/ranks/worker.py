@@ -19,7 +19,7 @@ from distrib.images.feed import Feed
 from distrib.learning.engine import Trainer
 from distrib.lifecycle.folder import RunFolder
 from distrib.lifecycle.processes import Processes, start
-from distrib.settings import Augmentation, Compute, Data, Optimization, Schedule, Settings
+from distrib.settings import Augmentation, Compute, Data, Optimization, Schedule, Settings, SettingsError
 
 SCHEDULES = {
     "onecycle": Schedule(schedule="onecycle"),
@@ -68,6 +68,31 @@ def seen_images(processes: Processes, folder: Path) -> dict[str, list]:
                 rows += [[update, int(i), d] for i, d in zip(batch.indices, digests, strict=True)]
         found[name] = rows
     return found
+
+
+def refused(processes: Processes) -> str:
+    """What this rank is told when the last one alone refuses something."""
+
+    def call() -> None:
+        if processes.rank == processes.size - 1:
+            raise SettingsError(f"no such folder on rank {processes.rank}")
+
+    try:
+        processes.together(call)
+    except SettingsError as error:
+        return str(error)
+    return "nothing"
+
+
+def turns(processes: Processes, out: Path) -> int:
+    """How many processes had made something when it was this one's turn."""
+
+    def call() -> int:
+        made = len(list(out.glob("made-*")))
+        (out / f"made-{processes.rank}").touch()
+        return made
+
+    return int(processes.node_first(call))
 
 
 def sharing(processes: Processes) -> int:
@@ -184,6 +209,8 @@ def main() -> None:
     processes = start(Compute(device="cpu", precision="fp32"))
     found = {
         "num_processes": processes.accelerator.num_processes,
+        "refused": refused(processes),
+        "turns": turns(processes, out),
         "sharing": sharing(processes),
         "images": seen_images(processes, folder),
         "learned": learned(processes, out),

@@ -66,6 +66,10 @@ def test_a_device_that_is_absent_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     assert choose_device("cpu", {}) == "cpu"
     with pytest.raises(SettingsError, match="--device cuda"):
         choose_device("cuda", {})
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert choose_device("auto", {}) == "mps"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_device("auto", {}) == "cuda"
 
 
 def test_a_launcher_that_was_told_to_use_the_cpu_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,10 +79,6 @@ def test_a_launcher_that_was_told_to_use_the_cpu_is_heard(monkeypatch: pytest.Mo
     assert choose_device("auto", {"ACCELERATE_USE_CPU": "False"}) == "cuda"
     with pytest.raises(SettingsError, match="ACCELERATE_USE_CPU"):
         choose_device("cuda", {"ACCELERATE_USE_CPU": "true"})
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert choose_device("auto", {}) == "mps"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert choose_device("auto", {}) == "cuda"
 
 
 @pytest.mark.parametrize(
