@@ -20,6 +20,9 @@ _FINE = 2**24  # steps of a drawn fraction
 class ImageError(Exception):
     """An image that cannot be used; the message names its file or row."""
 
+    everywhere = False
+    """Whether all ranks raise it together, so that one of them is enough to say so."""
+
 
 def rgb(source: bytes | Path, where: str) -> Image.Image:
     """Decode an image to RGB, whatever its mode: grayscale, palette, alpha and CMYK become RGB.

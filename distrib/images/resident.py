@@ -57,7 +57,9 @@ class Resident:
         else:
             images, bad = _shared(peers, (len(split.labels), size, size, 3), lambda out: _decode(split, size, out))
         if bad and not skip:
-            raise ImageError(f"{bad[0][1]} ({len(bad)} such images; --on-bad-image skip leaves them out)")
+            error = ImageError(f"{bad[0][1]} ({len(bad)} such images; --on-bad-image skip leaves them out)")
+            error.everywhere = True
+            raise error
         self.left_out = [message for _, message in bad]
         labels = torch.from_numpy(np.array(split.labels, dtype=np.int64))
         if bad:

@@ -60,6 +60,8 @@ def commands(trainer: Trainer) -> list[tuple[str, str]]:
     flags = f"--config {shlex.quote(str(folder.settings))} --name {shlex.quote(folder.name)}"
     if world == 1:
         return [("resume", f"python distrib/train.py {flags}")]
-    if world == trainer.processes.local_size and trainer.processes.device.type == "cpu":
+    if world > trainer.processes.local_size:
+        return [(f"resume, started as before on {world} processes", f"distrib/train.py {flags}")]
+    if trainer.processes.device.type == "cpu":
         return [("resume", f"launch/cpu.sh {world} {flags}")]
-    return [(f"resume, on {world} processes", f"LAUNCHER distrib/train.py {flags}")]
+    return [("resume", f"torchrun --standalone --nproc-per-node {world} distrib/train.py {flags}")]

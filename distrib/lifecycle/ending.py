@@ -58,7 +58,8 @@ class Ending:
         elif error is not None and not isinstance(error, Finished):
             self.code = FAILED
             told = str(error) if isinstance(error, ImageError) else "".join(traceback.format_exception(error))
-            print(f"error on rank {os.environ.get('RANK', '0')}: {told}", file=sys.stderr, flush=True)
+            if first_rank() or not getattr(error, "everywhere", False):
+                print(f"error on rank {os.environ.get('RANK', '0')}: {told}", file=sys.stderr, flush=True)
         for call in self._calls:
             call(self.code)
         self._calls.clear()

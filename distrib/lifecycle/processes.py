@@ -83,6 +83,7 @@ class Processes:
         outcomes = self.gather((result, refusal))
         for _, refused in outcomes:
             if refused is not None:
+                refused.everywhere = True
                 raise refused
         return [result for result, _ in outcomes]
 

@@ -110,13 +110,14 @@ def test_a_contradiction_between_groups_names_both_flags(flags: tuple[str, str],
 
 
 def test_values_at_the_edge_are_taken() -> None:
-    Settings(
+    edge = Settings(
         data=Data(image_size=8, workers=0, train_images=1, test_images=1),
         optimization=Optimization(epochs=3, momentum=0.0, weight_decay=0.0, lr=0.1),
         schedule=Schedule(schedule="multistep", milestones=(1, 2), warmup_epochs=2.9, min_lr=0.1),
         compute=Compute(seed=2**32 - 1, device="cpu", precision="bf16"),
         augmentation=Augmentation(crop="auto", crop_padding=1, padding_mode="reflect"),
     )
+    assert (edge.flat()["seed"], edge.flat()["milestones"], edge.flat()["workers"]) == (2**32 - 1, [1, 2], 0)
 
 
 def test_an_unknown_data_set_is_answered_with_the_nearest_name() -> None:
