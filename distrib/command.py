@@ -112,10 +112,8 @@ def _recipe_of(arguments: list[str]) -> Settings:
 
 
 def _parse_flags(arguments: list[str], prog: str, recipe: Settings) -> Request:
-    silence = StringIO()
-    quiet = redirect_stderr(silence if not first_rank() else sys.stderr)
-    mute = redirect_stdout(silence if not first_rank() else sys.stdout)
-    with quiet, mute:
+    out, err = (sys.stdout, sys.stderr) if first_rank() else (StringIO(), StringIO())
+    with redirect_stdout(out), redirect_stderr(err):
         return tyro.cli(
             Request,
             args=arguments,

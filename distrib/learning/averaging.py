@@ -52,18 +52,20 @@ def load_statistics(network: nn.Module, values: dict[str, Tensor]) -> None:
 
 
 @contextmanager
-def averaged_statistics(network: nn.Module, processes: Processes) -> Iterator[None]:
+def averaged_statistics(network: nn.Module, processes: Processes) -> Iterator[dict[str, Tensor]]:
     """Within, the network holds the mean of all processes' statistics; after, each its own again.
 
     Each process normalises by its own share, so their statistics differ. To look at the network, in an evaluation or a
-    checkpoint, must not change the run: hence the own ones come back.
+    checkpoint, must not change the run: hence the own ones come back. Gives every process's, as
+    :func:`stack_statistics` does; none where there is but one process, whose own are the mean.
     """
     if processes.size == 1:
-        yield
+        yield {}
         return
     own = {name: buffer.clone() for name, buffer in statistics(network).items()}
-    load_statistics(network, {name: rows.mean(0) for name, rows in stack_statistics(network, processes).items()})
+    stacked = stack_statistics(network, processes)
+    load_statistics(network, {name: rows.mean(0) for name, rows in stacked.items()})
     try:
-        yield
+        yield stacked
     finally:
         load_statistics(network, own)

@@ -135,10 +135,12 @@ class Trainer:
         if not (last or save or update % when.log_every == 0):
             return
         self.report()
+        if last:
+            return
         stop = self.stop_agreed()
-        if not last and (save or stop):
+        if save or stop:
             self.save()
-        if not last and stop:
+        if stop:
             raise Stopped
 
     def stop_agreed(self) -> bool:
@@ -172,10 +174,8 @@ class Trainer:
 
     def end_epoch(self) -> None:
         """Evaluate, note the scores, save; raises Stopped if asked to stop and there is more to do."""
-        progress, lr = (
-            self.state.progress,
-            self.rates.lr(self.state.progress.update - 1, self.state.progress.plateau.scale),
-        )
+        progress = self.state.progress
+        lr = self.rates.lr(progress.update - 1, progress.plateau.scale)
         started = time.perf_counter()
         scores = self.score(self.state.network)
         average = self.score(self.state.average.network) if self.state.average is not None else None

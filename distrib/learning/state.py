@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from distrib.learning.averaging import WeightAverage, averaged_statistics, load_statistics, stack_statistics
+from distrib.learning.averaging import WeightAverage, averaged_statistics, load_statistics
 from distrib.learning.meter import EpochSums
 from distrib.learning.optimizers import load_optimizer_tensors, optimizer_tensors
 from distrib.learning.patience import EarlyStop, Plateau
@@ -67,11 +67,9 @@ class TrainState:
             networks["ema"] = self.average.network
         own: Tensors = {}
         for group, network in networks.items():
-            with averaged_statistics(network, processes):
+            with averaged_statistics(network, processes) as stacked:
                 groups[group] = on_host(network.state_dict())
-            if processes.size > 1:
-                rows = stack_statistics(network, processes)
-                own |= {f"{group}/{name}": tensor.contiguous() for name, tensor in rows.items()}
+            own |= {f"{group}/{name}": rows.contiguous() for name, rows in stacked.items()}
         return groups | {"statistics": own}
 
     def counters(self) -> dict[str, Any]:
