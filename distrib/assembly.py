@@ -1,5 +1,6 @@
 """From settings to a run that can start: each part is built once, in the order in which they need one another."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -21,13 +22,16 @@ from distrib.learning.engine import Trainer
 from distrib.learning.optimizers import make_optimizer
 from distrib.learning.patience import EarlyStop, Plateau
 from distrib.learning.rates import Rates
+from distrib.learning.reducer import warm_up
 from distrib.learning.state import Progress, TrainState, load_weights
 from distrib.lifecycle import checkpoints
-from distrib.lifecycle.checkpoints import Checkpoint
-from distrib.lifecycle.ending import FAILED, Ending
+from distrib.lifecycle.checkpoints import Checkpoint, Retention
+from distrib.lifecycle.ending import DIVERGED, FAILED, Ending, Failed
 from distrib.lifecycle.folder import RunFolder, write_environment
+from distrib.lifecycle.heartbeat import Pulse
 from distrib.lifecycle.journal import Journal
 from distrib.lifecycle.processes import Processes
+from distrib.lifecycle.saving import Saver
 from distrib.lifecycle.stopping import StopRequest
 from distrib.settings import Settings, SettingsError
 from distrib.zoo import registry
@@ -53,7 +57,12 @@ def resolve(settings: Settings, processes: Processes) -> Settings:
 
 
 def assemble(
-    settings: Settings, processes: Processes, folder: RunFolder, stop: StopRequest, checkpoint: Checkpoint | None
+    settings: Settings,
+    processes: Processes,
+    folder: RunFolder,
+    checkpoint: Checkpoint | None,
+    stop: StopRequest,
+    pulse: Pulse,
 ) -> Trainer:
     """Build the parts of a run: images, feed, network, optimizer, average, rates; go on from the checkpoint, if any."""
     check_shares(settings.optimization.batch_size, processes.size)  # before minutes of decoding
@@ -61,7 +70,7 @@ def assemble(
     feed = Feed(data, settings, processes, processes.device)
     plan, optimization, schedule = feed.plan, settings.optimization, settings.schedule
     network = processes.node_first(lambda: make_network(settings, feed, processes.device, fresh=checkpoint is None))
-    optimizer = make_optimizer(network, optimization, fused=processes.precision != "fp16")
+    optimizer = make_optimizer(network, optimization)
     average = WeightAverage(network, optimization.ema_decay) if optimization.ema_decay is not None else None
     # The network and the optimizer alone. A prepared scheduler would step once for every process, a prepared loader
     # would repeat images and fetch ahead; both are pure functions here.
@@ -75,6 +84,9 @@ def assemble(
     state = TrainState(network, optimizer, average, processes.accelerator.scaler, progress)
     if checkpoint is not None:
         processes.together(lambda: restore(state, checkpoint, feed, processes))
+    compute, lifecycle = settings.compute, settings.lifecycle
+    warm_up(prepared, feed, processes, channels_last=compute.channels_last, compiled=compute.compile)
+    journal = Journal(folder.journal if processes.is_main else None)
     return Trainer(
         settings=settings,
         processes=processes,
@@ -84,8 +96,10 @@ def assemble(
         optimizer=prepared_optimizer,
         state=state,
         rates=Rates(optimization, schedule, plan.updates_per_epoch, plan.updates_per_epoch * optimization.epochs),
-        journal=Journal(folder.journal if processes.is_main else None),
+        journal=journal,
+        saver=Saver(folder.checkpoints, Retention(lifecycle.keep, lifecycle.keep_every), before=journal.sync),
         stop=stop,
+        pulse=pulse,
     )
 
 
@@ -117,6 +131,12 @@ def restore(state: TrainState, checkpoint: Checkpoint, feed: Feed, processes: Pr
             "Bring back the old images, or train under another --name, from these weights if you like (--init)"
         )
     state.restore(checkpoint, processes)
+    if processes.is_main and (before := checkpoint.state["world_size"]) != processes.size:
+        print(
+            f"NOTE: the run was on {before} processes and goes on with {processes.size}: with the same images, but not "
+            "bit for bit",
+            flush=True,
+        )
 
 
 def begin(trainer: Trainer, *, resumed: bool, ending: Ending) -> None:
@@ -146,11 +166,13 @@ def finish(trainer: Trainer, code: int) -> None:
     """Note in the journal how the run ended, close it, and say what was reached and how to go on."""
     if not trainer.processes.is_main:
         return
+    with contextlib.suppress(Failed):  # it was said when it was met
+        trainer.note_saved(wait=True)
     progress = trainer.state.progress
     facts: dict[str, Any] = {"update": progress.update, "epoch": progress.epoch, "exit_code": code}
     if trainer.stop.signal:
         facts["signal"] = trainer.stop.signal
-    how = "failed" if code == FAILED else "end" if progress.finished else "stop"
+    how = "failed" if code in (FAILED, DIVERGED) else "end" if progress.finished else "stop"
     trainer.journal.event(how, **facts)
     trainer.journal.close()
-    print(closing_text(trainer, failed=code == FAILED), flush=True)
+    print(closing_text(trainer, failed=how == "failed"), flush=True)

@@ -243,14 +243,32 @@ class Lifecycle:
     """Start from the weights of this run folder, checkpoint folder or safetensors file."""
     save_every: int = 500
     """Updates between checkpoints; one is also saved after every epoch."""
+    save_every_minutes: float | None = None
+    """Also save a checkpoint once so many minutes have passed since the last. None: never by time."""
+    keep: int = 2
+    """Newest checkpoints that stay, besides the best."""
+    keep_every: int | None = None
+    """Checkpoints whose update is a multiple of this stay, too. None: only those of --keep, and the best."""
     log_every: int = 20
     """Updates between looks at the losses, the only times at which the device is waited for."""
+    on_divergence: Literal["stop", "skip", "rollback"] = "stop"
+    """Updates that are not finite are left out; then end with code 3, go on, or go back to the last checkpoint."""
+    max_bad_updates: int = 10
+    """So many updates in a row that are not finite end the run with code 3, whatever --on-divergence."""
+    hang_timeout: float = 300.0
+    """Seconds without progress after which the run says which rank is where, and ends. An hour at first."""
 
     def __post_init__(self) -> None:
         plain = self.name is None or (self.name and Path(self.name).name == self.name and not self.name.startswith("."))
         require(plain, f"--name '{self.name}' is not a plain folder name: choose one without slashes or a leading dot")
         require(self.save_every > 0, "--save-every is at least 1")
+        minutes = self.save_every_minutes
+        require(minutes is None or minutes > 0, "--save-every-minutes is above 0")
+        require(self.keep > 0, "--keep is at least 1: a run without a checkpoint cannot go on")
+        require(self.keep_every is None or self.keep_every > 0, "--keep-every is at least 1")
         require(self.log_every > 0, "--log-every is at least 1")
+        require(self.max_bad_updates > 0, "--max-bad-updates is at least 1")
+        require(self.hang_timeout >= 5, "--hang-timeout is at least 5 seconds")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,25 +10,28 @@ if not __package__:  # run as a script: Python puts this folder first, where our
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from distrib import command
+from distrib.lifecycle.stopping import StopRequest
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Train as the arguments ask; return the exit code."""
     settings = command.parse(sys.argv[1:] if arguments is None else arguments)
-    # Only now, seconds of imports: a typo was answered before.
-    from distrib.assembly import assemble, begin, resolve  # noqa: PLC0415
     from distrib.lifecycle.ending import Ending  # noqa: PLC0415
-    from distrib.lifecycle.folder import open_run, recall  # noqa: PLC0415
-    from distrib.lifecycle.processes import start  # noqa: PLC0415
-    from distrib.lifecycle.stopping import StopRequest  # noqa: PLC0415
 
     with StopRequest() as stop, Ending() as ending:
+        # Only now, seconds of imports: a typo was answered before, and a signal is heeded from here on.
+        from distrib.assembly import assemble, begin, resolve  # noqa: PLC0415
+        from distrib.lifecycle.folder import open_run, recall  # noqa: PLC0415
+        from distrib.lifecycle.processes import start  # noqa: PLC0415
+        from distrib.lifecycle.watchdog import watch  # noqa: PLC0415
+
         settings = recall(settings)
         processes = start(settings.compute)
         ending.then(processes.close)
         settings = resolve(settings, processes)
-        folder, checkpoint = open_run(settings, processes)
-        trainer = assemble(settings, processes, folder, stop, checkpoint)
+        folder, checkpoint = open_run(settings, processes, ending)
+        pulse = watch(folder.heartbeats, processes, settings.lifecycle.hang_timeout, ending)
+        trainer = assemble(settings, processes, folder, checkpoint, stop, pulse)
         begin(trainer, resumed=checkpoint is not None, ending=ending)
         trainer.fit()
     return ending.code

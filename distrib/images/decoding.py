@@ -2,6 +2,7 @@
 
 import io
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,9 @@ from distrib.images.hashing import draw
 
 Pixels = npt.NDArray[np.uint8]
 
+# What Pillow may take a file for. It knows many more kinds, and would start Ghostscript for one of them.
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+MOST_PIXELS = 2**28 // 3  # of an image: 256 MiB in memory; a few bytes of a file can ask for any number
 CROP_SHARE = 224 / 256  # evaluation keeps the middle of an image whose short side is a little larger
 AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of the random-resized crop: Szegedy et al., arXiv:1409.4842
 _FINE = 2**24  # steps of a drawn fraction
@@ -25,23 +29,38 @@ class ImageError(Exception):
 
 
 def rgb(source: bytes | Path, where: str) -> Image.Image:
-    """Decode an image to RGB, whatever its mode: grayscale, palette, alpha and CMYK become RGB.
+    """Decode an image to RGB, whatever its mode: grayscale, palette, alpha and CMYK become RGB; of several, the first.
 
     Raises:
         ImageError: it cannot be decoded; names ``where``.
     """
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            return _to_rgb(image)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of damaged EXIF and the like, which nothing here looks at
+            return _decoded(source, where)
+    except ImageError:
+        raise
     except UnidentifiedImageError:
-        raise ImageError(f"{where} is not an image") from None
-    except (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError) as error:
-        raise ImageError(f"{where} cannot be decoded: {error}") from None
+        raise ImageError(f"{where} is not an image of a kind that is read here ({', '.join(FORMATS)})") from None
+    except Exception as error:  # noqa: BLE001 - on damaged bytes each of Pillow's decoders raises its own kinds
+        raise ImageError(f"{where} cannot be decoded: {error} ({type(error).__name__})") from None
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):  # Pillow would clip all but the darkest 256 of 65,536 grays
+def _decoded(source: bytes | Path, where: str) -> Image.Image:
+    if isinstance(source, Path) and not source.is_file():  # to open a pipe would wait for whoever writes to it
+        raise ImageError(f"{where} is not a regular file, or is gone")
+    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
+        if not 0 < image.width * image.height <= MOST_PIXELS:  # as it says itself; nothing is decoded yet
+            raise ImageError(f"{where} has {image.width} x {image.height} pixels; 1 to {MOST_PIXELS:,} are decoded")
+        return _to_rgb(image, where)
+
+
+def _to_rgb(image: Image.Image, where: str) -> Image.Image:
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        # Pillow would clip all but the darkest 256 of 65,536 grays
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ImageError(f"{where} has grays of 32 bits, of which none is known to be white: save it with 8 or 16 bits")
     if "transparency" in image.info:  # a palette's transparent colours, which Pillow warns about otherwise
         image = image.convert("RGBA")
     return image.convert("RGB")

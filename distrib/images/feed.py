@@ -1,5 +1,6 @@
 """The feed: a process's share of every update, and of the test images, as micro-batches on the device."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -17,6 +18,7 @@ from distrib.images.splits import ImageData, Split
 from distrib.images.workers import Decoding, WorkerLoader, worker_count
 from distrib.settings import Settings, SettingsError
 
+SMALLEST = 8  # pixels of a side, as for --image-size
 SMALL = 64  # pixels up to which images are small: kept at their own size and in memory
 ROOM = 2**31  # bytes that a split may take in memory
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -117,6 +119,11 @@ class TestFeed:
         self.source = Source(settings, decoding, peers, device)
         self.images = self.source.images
 
+    @property
+    def batches(self) -> int:
+        """Micro-batches of the process that has the most of them."""
+        return math.ceil(math.ceil(self.images / self.peers.size) / TEST_BATCH)
+
     def __iter__(self) -> Iterator[MicroBatch]:
         """This process's part, in micro-batches."""
         mine = np.array_split(np.arange(self.images), self.peers.size)[self.peers.rank]
@@ -139,6 +146,7 @@ class Feed:
         mean, std = self._statistics(size, peers)
         self.preprocessing = Preprocessing(size, mean, std, data.classes)
         self.test = TestFeed(data.test, self.preprocessing, settings, peers, device)
+        self._fingerprint = {"train": data.train.fingerprint(), "test": data.test.fingerprint()}
         optimization = settings.optimization
         self.plan = Plan(self.source.images, optimization.batch_size, optimization.micro_batch, peers.rank, peers.size)
 
@@ -155,8 +163,8 @@ class Feed:
 
     def facts(self) -> dict[str, Any]:
         """What the data set is, for a checkpoint: a run must not go on with another."""
-        names = {"train_images": self.images, "test_images": self.test.images}
-        return {"preprocessing": asdict(self.preprocessing), **names}
+        counts = {"train_images": self.images, "test_images": self.test.images}
+        return {"preprocessing": asdict(self.preprocessing), **counts, "fingerprint": self._fingerprint}
 
     @property
     def images(self) -> int:
@@ -177,13 +185,13 @@ class Feed:
 
 
 def own_size(split: Split) -> int:
-    """The size at which images are used unless told: that of the first good one up to 64 pixels, else 224."""
+    """The size at which images are used unless told: that of the first good one from 8 to 64 pixels, else 224."""
     for index in range(len(split.labels)):
         try:
             sides = split.image(index).size
         except ImageError:
             continue
-        return min(sides) if max(sides) <= SMALL else 224
+        return max(SMALLEST, min(sides)) if max(sides) <= SMALL else 224
     raise ImageError(f"none of the training images can be decoded, from {split.where(0)} on")
 
 

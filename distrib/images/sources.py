@@ -1,17 +1,17 @@
 """Where images come from: each ``--data`` value gives a data set, or a message that says what to do."""
 
 import os
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import replace
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from distrib.images.hashing import draw, key
-from distrib.images.splits import ArraySplit, FileSplit, ImageData, Split, TableSplit
+from distrib.images.splits import ArraySplit, FileSplit, ImageData, Labels, TableSplit
 from distrib.settings import Data, SettingsError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
@@ -28,59 +28,76 @@ def locate(data: Data) -> str:
     if data.data not in ("auto", "cifar10", "cifar100"):
         return data.data
     name = "cifar10" if data.data == "auto" else data.data
+    if os.path.isfile(data.data_root):  # noqa: PTH113 - Path.is_file raises where it may not look
+        raise SettingsError(f"--data-root {data.data_root} is a file: name a folder that holds the data, or is to")
     try:
         _cifar(name, data.data_root)
-    except (OSError, RuntimeError) as error:
-        if data.data == "auto":
-            return "digits"
-        raise SettingsError(
-            f"--data {name} is not in {data.data_root.absolute()} and could not be downloaded ({error}). Put "
-            f"'{_archive(name)}' there, point --data-root at the folder that holds it, name a local copy with "
-            "--data hf:PATH or --data folder:PATH, or use --data digits, which needs no download"
-        ) from None
+    except SettingsError:
+        if data.data != "auto":
+            raise
+        return "digits"
     return name
 
 
 def load(name: str, data: Data) -> ImageData:
-    """Load the data set that :func:`locate` gave, cut to ``--train-images`` and ``--test-images``."""
+    """Load the data set that :func:`locate` gave, cut to ``--train-images`` and ``--test-images``.
+
+    Raises:
+        SettingsError: it is not there, cannot be read, or is no data set to learn classes from.
+    """
     kind, _, place = name.partition(":")
     loaders: dict[str, Callable[[], ImageData]] = {
         "digits": _digits,
         "synthetic": lambda: _synthetic(data),
         "cifar10": lambda: _cifar(name, data.data_root),
         "cifar100": lambda: _cifar(name, data.data_root),
-        "folder": lambda: _folder(Path(place).expanduser()),
+        "folder": lambda: _folder(_path(place)),
         "hf": lambda: _hugging_face(place),
     }
-    found = loaders[kind]()
+    try:
+        found = loaders[kind]()
+    except OSError as error:  # it may not be read, or its links go round in a circle
+        raise SettingsError(f"--data {name} cannot be read: {error}") from None
     for split, labels in (("train", found.train.labels), ("test", found.test.labels)):
-        if len(labels) == 0 or labels.min() < 0 or labels.max() >= len(found.classes):
-            raise SettingsError(f"--data {name}: {split} has no images, or labels outside 0..{len(found.classes) - 1}")
+        if len(labels) == 0:
+            raise SettingsError(f"--data {name}: {split} has no images")
+        if labels.max() >= len(found.classes):
+            raise SettingsError(
+                f"--data {name}: {split} has the label {labels.max()}, but the training images have "
+                f"{len(found.classes)} classes, from 0 to {len(found.classes) - 1}"
+            )
     train = found.train.head(data.train_images) if data.train_images else found.train
     test = found.test.head(data.test_images) if data.test_images else found.test
     return replace(found, train=train, test=test)
 
 
-def _archive(name: str) -> str:
-    return {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}[name]
-
-
 def _cifar(name: str, root: Path) -> ImageData:
-    """CIFAR through torchvision, which checks its sums. Raises OSError or RuntimeError if it cannot be had."""
+    """CIFAR through torchvision, which unpickles nothing but what has the MD5 sums that it knows."""
     from torchvision import datasets  # noqa: PLC0415 - two seconds that other data should not pay
 
     kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
     try:
-        parts = {train: kind(str(root), train=train) for train in (True, False)}
+        parts = _halves(kind, root)
+    except (OSError, RuntimeError, HTTPException) as error:
+        raise SettingsError(
+            f"--data {name} is not in {root.absolute()} and could not be downloaded ({error}). Put "
+            f"'{kind.base_folder}' there, point --data-root at the folder that holds it, name a local copy with "
+            "--data hf:PATH or --data folder:PATH, or use --data digits, which needs no download"
+        ) from None
+    train, test = (ArraySplit(name, part.data, np.array(part.targets)) for part in parts)
+    return ImageData(name, tuple(parts[0].classes), train, test)
+
+
+def _halves(kind: Any, root: Path) -> list[Any]:
+    """Training and test images of that class of torchvision's, downloaded if they are absent or damaged."""
+    try:
+        return [kind(str(root), train=train) for train in (True, False)]
     except RuntimeError:  # absent, or only partly there
         # torchvision waits without a limit where there is no network.
         head = urllib.request.Request(kind.url, method="HEAD")  # noqa: S310 - torchvision's own https address
         urllib.request.urlopen(head, timeout=10).close()  # noqa: S310
         root.mkdir(parents=True, exist_ok=True)
-        parts = {train: kind(str(root), train=train, download=True) for train in (True, False)}
-    classes = tuple(parts[True].classes)
-    train, test = (ArraySplit(name, parts[t].data, np.array(parts[t].targets)) for t in (True, False))
-    return ImageData(name, classes, train, test)
+        return [kind(str(root), train=train, download=True) for train in (True, False)]
 
 
 def _digits() -> ImageData:
@@ -113,61 +130,121 @@ def _synthetic(data: Data) -> ImageData:
     return ImageData("synthetic", tuple(f"pattern {label}" for label in range(10)), train, test)
 
 
+def _path(place: str) -> Path:
+    try:
+        return Path(place).expanduser()
+    except RuntimeError as error:  # ~somebody whom this system does not know
+        raise SettingsError(f"--data: {place} cannot be found: {error}") from None
+
+
 def _folder(root: Path) -> ImageData:
-    """A tree train/<class>/*, test/<class>/* (or val, valid, validation)."""
+    """A tree train/<class>/*, test/<class>/* (or val, valid, validation). Names that begin with a dot do not count."""
+    shape = f"--data folder:{root} should hold train/<class>/* and test/<class>/*"
+    if not root.is_dir():
+        raise SettingsError(f"{root} is no folder: {shape}")
     if not (root / "train").is_dir():
-        raise SettingsError(
-            f"--data folder:{root} has no folder 'train'; it should hold train/<class>/* and test/<class>/*"
-        )
+        raise SettingsError(f"{root} has no folder 'train': {shape}")
     test = next((root / name for name in TEST_NAMES if (root / name).is_dir()), None)
     if test is None:
-        raise SettingsError(f"--data folder:{root} has no folder 'test' (or {', '.join(TEST_NAMES[1:])})")
-    classes = tuple(sorted(entry.name for entry in os.scandir(root / "train") if entry.is_dir()))
-    strange = sorted(entry.name for entry in os.scandir(test) if entry.is_dir() and entry.name not in classes)
+        raise SettingsError(f"{root} has no folder 'test' (or {', '.join(TEST_NAMES[1:])}): {shape}")
+    classes = _classes(root / "train")
+    if not classes:
+        raise SettingsError(f"{root / 'train'} has no folders of classes: {shape}")
+    strange = [name for name in _classes(test) if name not in classes]
     if strange:
         raise SettingsError(f"{test} has classes that {root / 'train'} has not: {', '.join(strange[:5])}")
-    return ImageData(str(root), classes, _files(root / "train", classes), _files(test, classes))
+    train = _files(root / "train", classes)
+    counts = np.bincount(train.labels, minlength=len(classes))
+    empty = [name for name, count in zip(classes, counts, strict=True) if not count]
+    if empty:
+        raise SettingsError(
+            f"{root / 'train'} has classes without images: {', '.join(empty[:5])}. Remove their folders or fill them; "
+            f"images end in {', '.join(sorted(SUFFIXES))}"
+        )
+    return ImageData(str(root), classes, train, _files(test, classes))
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+
+
+def _classes(root: Path) -> tuple[str, ...]:
+    """Names of the folders of classes, in order."""
+    names = [entry.name for entry in _entries(root) if entry.is_dir()]
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:  # nobody could print what a network sees
+            raise SettingsError(f"{root} has a class whose name is no text, {name!a}: rename its folder") from None
+    return tuple(names)
 
 
 def _files(root: Path, classes: tuple[str, ...]) -> FileSplit:
     found = []
     for label, name in enumerate(classes):
         folder = root / name
-        inside = os.scandir(folder) if folder.is_dir() else ()
-        files = sorted(entry.name for entry in inside if Path(entry.name).suffix.lower() in SUFFIXES)
+        files = [entry.name for entry in _entries(folder) if _counts(entry)] if folder.is_dir() else []
         found += [(place, label, folder / file) for place, file in enumerate(files)]
     found.sort()  # the first of each class, then the second of each: the first so many images are of all classes
     return FileSplit([path for _, _, path in found], np.array([label for _, label, _ in found], dtype=np.int64))
 
 
+def _counts(entry: os.DirEntry[str]) -> bool:
+    """Whether it is to be an image: no folder, pipe or device. A link is, lest a broken one be left out in silence."""
+    return Path(entry.name).suffix.lower() in SUFFIXES and (entry.is_symlink() or entry.is_file())
+
+
 def _hugging_face(place: str) -> ImageData:
-    """Any image-classification data set of the Hugging Face hub, or a local one (a folder of parquet files)."""
+    """Any image-classification data set of the Hugging Face hub, or a local one (a folder of parquet files).
+
+    The library reads data alone: it refuses a data set that comes with a script, and runs none.
+    """
     import datasets  # noqa: PLC0415 - a second that other data should not pay
 
-    local = Path(place).expanduser()
-    if place.startswith(("/", ".", "~")) and not local.is_dir():
-        raise SettingsError(f"--data hf:{place}: there is no such folder")
+    local = _path(place)
+    if not local.is_dir() and (place.startswith(("/", ".", "~")) or local.exists()):
+        raise SettingsError(f"--data hf:{place}: there is no such folder (name the folder, not a file in it)")
     try:
         found = datasets.load_dataset(str(local) if local.is_dir() else place)
     except Exception as error:  # noqa: BLE001 - the hub, the file system and parquet each raise their own kinds
-        raise SettingsError(f"--data hf:{place} cannot be loaded: {error}") from None
+        raise SettingsError(f"--data hf:{place} cannot be loaded: {error.__cause__ or error}") from None
     train = found.get("train")
     if train is None:
         raise SettingsError(f"--data hf:{place} has no split 'train', only {', '.join(found)}")
     image, label = _columns(place, train)
-    test = next((found[name] for name in TEST_NAMES if name in found and _labelled(found[name], label)), None)
+    test = next((found[name] for name in TEST_NAMES if name in found and _usable(found[name], image, label)), None)
+    first = _table(f"{place}/train", train, image, label)
     if test is None:  # nothing was set aside: every tenth image is
-        test = train.select(range(9, len(train), 10))
-        train = train.select([row for row in range(len(train)) if row % 10 != 9])
-    first, second = _table(f"{place}/train", train, image, label), _table(f"{place}/test", test, image, label)
+        aside = first.rows % 10 == 9
+        if not aside.any():
+            raise SettingsError(
+                f"--data hf:{place} has no labelled test images, nor 10 of which one could be set aside"
+            )
+        first, second = first.part(~aside), first.part(aside)
+    else:
+        second = _table(f"{place}/test", test, image, label)
     names = getattr(train.features[label], "names", None)
-    classes = tuple(names or map(str, range(int(first.labels.max()) + 1)))
+    classes = tuple(names or map(str, range(_count(place, first.labels))))
     return ImageData(place, classes, first, second)
 
 
-def _labelled(table: Any, label: str) -> bool:
+def _usable(table: Any, image: str, label: str) -> bool:
     """Whether the split has its labels: some publish their test images with -1 for every label."""
-    return label in table.features and len(table) > 0 and table[0][label] != -1
+    if not {image, label} <= set(table.features) or len(table) == 0:
+        return False
+    return bool(table.select_columns([label])[0][label] != -1)  # without a look at the image, which may be damaged
+
+
+def _count(place: str, labels: Labels) -> int:
+    """How many classes there are if nobody says: one more than the highest label."""
+    highest = int(labels.max())
+    if highest >= len(labels):
+        raise SettingsError(
+            f"--data hf:{place} has the label {highest} but only {len(labels)} training images: labels are to be "
+            "numbers of classes, counted from 0"
+        )
+    return highest + 1
 
 
 def _columns(place: str, table: Any) -> tuple[str, str]:
@@ -179,16 +256,21 @@ def _columns(place: str, table: Any) -> tuple[str, str]:
     labels = [name for name in ("label", "labels", "fine_label") if name in features]
     labels += [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
     if not images or not labels:
-        raise SettingsError(f"--data hf:{place} needs an image and a label column; it has {', '.join(features)}")
+        raise SettingsError(
+            f"--data hf:{place} needs a column of the type Image and a label column; it has {', '.join(features)}"
+        )
     return images[0], labels[0]
 
 
-def _table(name: str, table: Any, image: str, label: str) -> Split:
+def _table(name: str, table: Any, image: str, label: str) -> TableSplit:
     from datasets import Image  # noqa: PLC0415
 
     values = table[label][:]
-    if not all(isinstance(value, int) for value in values):
-        raise SettingsError(f"{name}, column '{label}': every label is to be a class number, and one is not")
+    for row, value in enumerate(values):
+        if not isinstance(value, int) or not 0 <= value < 2**63:
+            raise SettingsError(
+                f"row {row} of {name}, column '{label}', holds {value!r}: a class number, from 0, is due"
+            )
     labels = np.array(values, dtype=np.int64)
     encoded = table.select_columns([image]).cast_column(image, Image(decode=False))
-    return TableSplit(name, encoded, image, labels)
+    return TableSplit(name, encoded, image, np.arange(len(labels)), labels)

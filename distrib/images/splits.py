@@ -1,7 +1,9 @@
 """A split: labelled images of one purpose, read one by one. Three kinds of storage, one interface."""
 
+import hashlib
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,8 +12,11 @@ import numpy.typing as npt
 from PIL import Image
 
 from distrib.images.decoding import ImageError, Pixels, rgb
+from distrib.images.order import Indices
 
 Labels = npt.NDArray[np.int64]
+
+_AT_ONCE = 4096  # images hashed at a time, so that no second copy of them all is made
 
 
 class Split(Protocol):
@@ -29,6 +34,14 @@ class Split(Protocol):
 
     def head(self, images: int) -> "Split":
         """The first so many images as a split."""
+
+    def fingerprint(self) -> str:
+        """SHA-256 of what a run sees here, as far as that is cheap to tell; the same wherever the data set lies."""
+
+
+def _digest(kind: str, images: int | tuple[int, ...], labels: Labels) -> Any:
+    """A SHA-256 to go on with. The byte order is the same on every machine."""
+    return hashlib.sha256(f"{kind} {images} ".encode() + labels.astype("<i8").tobytes())
 
 
 @dataclass(frozen=True)
@@ -51,6 +64,13 @@ class ArraySplit:
         """Take the first rows."""
         return ArraySplit(self.name, self.pixels[:images], self.labels[:images])
 
+    def fingerprint(self) -> str:
+        """Of pixels and labels."""
+        digest = _digest("array", self.pixels.shape, self.labels)
+        for start in range(0, len(self.pixels), _AT_ONCE):
+            digest.update(np.ascontiguousarray(self.pixels[start : start + _AT_ONCE]).data)
+        return digest.hexdigest()
+
 
 @dataclass(frozen=True)
 class FileSplit:
@@ -71,31 +91,63 @@ class FileSplit:
         """Take the first files."""
         return FileSplit(self.paths[:images], self.labels[:images])
 
+    def fingerprint(self) -> str:
+        """Of names, such as cat/0001.jpg, and labels: to ask for the sizes of a million files would take minutes."""
+        digest = _digest("files", len(self.paths), self.labels)
+        digest.update(b"\0".join(os.fsencode("/".join(path.parts[-2:])) for path in self.paths))
+        return digest.hexdigest()
+
 
 @dataclass(frozen=True)
 class TableSplit:
-    """Encoded images in a column of a Hugging Face data set, whose rows hold ``bytes`` or a ``path``."""
+    """Encoded images in a column of a Hugging Face data set, whose cells hold ``bytes`` or a ``path``.
+
+    ``rows`` are those of the table that belong to the split, and ``labels`` theirs.
+    """
 
     name: str
     table: Any
     column: str
+    rows: Indices
     labels: Labels
 
     def where(self, index: int) -> str:
         """Name the row."""
-        return f"row {index} of {self.name}, column '{self.column}',"
+        return f"row {self.rows[index]} of {self.name}, column '{self.column}',"
 
     def image(self, index: int) -> Image.Image:
         """Decode the row."""
-        cell = self.table[index][self.column]
+        where = self.where(index)
+        try:
+            cell = self.table[int(self.rows[index])][self.column]
+        except Exception as error:  # noqa: BLE001 - pyarrow and fsspec each raise their own kinds
+            raise ImageError(f"{where} cannot be read: {error} ({type(error).__name__})") from None
         if cell is None or (cell["bytes"] is None and not cell["path"]):
-            raise ImageError(f"{self.where(index)} holds no image")
-        return rgb(Path(cell["path"]) if cell["bytes"] is None else cell["bytes"], self.where(index))
+            raise ImageError(f"{where} holds no image")
+        if cell["bytes"] is None:
+            return rgb(Path(cell["path"]), f"{where} file {cell['path']},")
+        return rgb(cell["bytes"], where)
 
     def head(self, images: int) -> "TableSplit":
         """Take the first rows."""
-        kept = self.table.select(range(min(images, len(self.table))))
-        return TableSplit(self.name, kept, self.column, self.labels[:images])
+        return self.part(slice(images))
+
+    def part(self, rows: slice | npt.NDArray[np.bool_]) -> "TableSplit":
+        """Take some of the rows, in their order."""
+        return replace(self, rows=self.rows[rows], labels=self.labels[rows])
+
+    def fingerprint(self) -> str:
+        """Of labels and of each image's length in bytes, or its file's name: to read the bytes would take minutes."""
+        from pyarrow import compute  # type: ignore[import-untyped]  # noqa: PLC0415 - datasets has loaded it already
+
+        cells = self.table.data.column(self.column)
+        lengths = compute.binary_length(compute.struct_field(cells, "bytes")).to_pylist()
+        paths = compute.struct_field(cells, "path").cast("binary").to_pylist()  # damaged ones are no text
+        names = [(path or b"").rpartition(b"/")[2] for path in paths]
+        known = [names[row] if lengths[row] is None else lengths[row] for row in self.rows.tolist()]
+        digest = _digest("table", len(self.rows), self.labels)
+        digest.update(repr((self.column, known)).encode())
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,15 @@
 import os
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from threading import Thread
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from distrib.images.augmentation import RESIZED, apply_policy, policy_of
 from distrib.images.decoding import ImageError, centre, pixels, resized_crop
@@ -20,6 +22,9 @@ from distrib.settings import Settings
 
 CROPPED_ABOVE = 64  # pixels above which `--crop auto` takes a random part
 IGNORED = -100  # label of an image that is left out: torch's cross-entropy ignores it
+
+# What asks a training process for a clean stop. Where nobody can tell who sent a signal (macOS), SIGTERM ends a worker.
+REQUESTS = {signal.SIGINT, signal.SIGUSR2} | ({signal.SIGTERM} if hasattr(signal, "sigwaitinfo") else set())
 
 Task = tuple[int, Indices]  # epoch, indices of a micro-batch
 
@@ -71,16 +76,20 @@ class Decoding(Dataset[Decoded]):
     def __getitem__(self, task: Task) -> Decoded:
         """Decode one micro-batch."""
         epoch, indices = task
-        images = np.zeros((len(indices), self.size, self.size, 3), dtype=np.uint8)
-        labels = self.split.labels[indices]
-        bad = []
+        shared = torch.zeros((len(indices), self.size, self.size, 3), dtype=torch.uint8)
+        classes = torch.from_numpy(self.split.labels[indices])
+        if get_worker_info() is not None:
+            # Where torch would do it, when the batch is sent, an error is lost and the training process waits for ever.
+            shared.share_memory_()
+            classes.share_memory_()
+        images, labels, bad = shared.numpy(), classes.numpy(), []
         for place, index in enumerate(indices.tolist()):
             try:
                 images[place] = pixels(self._varied(self.split.image(index), epoch, index))
             except ImageError as error:
                 bad.append(str(error))
                 labels[place] = IGNORED
-        return Decoded(torch.from_numpy(images), torch.from_numpy(labels), bad)
+        return Decoded(shared, classes, bad)
 
     def _varied(self, image: Image.Image, epoch: int, index: int) -> Image.Image:
         if self.resized:
@@ -98,9 +107,54 @@ def worker_count(wanted: int | None, processes: int) -> int:
     return min(16, max(1, cores // processes)) if wanted is None else wanted
 
 
-def _ignore_interrupt(_: int) -> None:
-    """Ctrl-C reaches the workers too; the training process still needs them until it has saved."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _serve(training: int, _: int) -> None:
+    """In a worker: go on whatever asks the job to stop, as the process ``training`` needs its workers until it saved.
+
+    Clusters send SIGTERM or SIGUSR2 to every process of a job, and a terminal SIGINT. But torch and Python end the
+    workers that are left by a SIGTERM of the training process itself, and would wait for ever for one that ignored it.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, REQUESTS)
+    if signal.SIGTERM in REQUESTS:
+        Thread(target=_heed, args=(training,), daemon=True).start()
+
+
+def _heed(training: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != training:
+        pass
+    os._exit(0)
+
+
+@contextmanager
+def _starting() -> Iterator[None]:
+    """While workers may be started: they are born with those signals blocked, and torch's handler of SIGCHLD goes.
+
+    When a worker dies, that handler raises wherever the training process happens to be, also in the middle of a save.
+    Without it the loader finds out, a few seconds later, when it waits for what the worker owes.
+    """
+    handler = signal.getsignal(signal.SIGCHLD)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, REQUESTS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        if signal.getsignal(signal.SIGCHLD) is not handler:
+            signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
+
+
+def _lost(error: Exception) -> ImageError | None:
+    """What to say if it tells of a worker that is gone, or has no room, and not of a mistake in what it ran."""
+    told = str(error)
+    if "shared memory" in told:
+        return ImageError(
+            "no room is left in shared memory (/dev/shm) for decoded images: use fewer --workers or a smaller "
+            "--micro-batch, or give the container more (docker run --shm-size 8g)"
+        )
+    if told.startswith("Caught"):
+        return None
+    return ImageError(
+        f"a process that decodes images was lost ({told}), most often because memory ran out: use fewer --workers, or "
+        "give the job more memory"
+    )
 
 
 class _Tasks(Sampler[Task]):
@@ -117,7 +171,7 @@ class WorkerLoader:
     """Runs a :class:`Decoding` in ``workers`` processes that live from the first pass to the last; 0: in this one."""
 
     def __init__(self, decoding: Decoding, workers: int, *, pin: bool) -> None:
-        self._tasks = _Tasks()
+        self._tasks, self._workers = _Tasks(), workers
         self._loader = DataLoader(
             decoding,
             sampler=self._tasks,
@@ -125,10 +179,22 @@ class WorkerLoader:
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=pin,
-            worker_init_fn=_ignore_interrupt,
+            worker_init_fn=partial(_serve, os.getpid()),
         )
 
     def __call__(self, epoch: int, lists: list[Indices]) -> Iterator[Decoded]:
-        """Decode these lists of indices, in their order."""
+        """Decode these lists of indices, in their order.
+
+        Raises:
+            ImageError: a worker died, or has no room for what it decoded.
+        """
         self._tasks.tasks = [(epoch, indices) for indices in lists]
-        return iter(self._loader)
+        try:
+            with _starting():
+                batches = iter(self._loader)
+            yield from batches
+        except (RuntimeError, OSError, EOFError) as error:
+            lost = _lost(error) if self._workers else None
+            if lost is None:
+                raise
+            raise lost from None

@@ -52,12 +52,10 @@ def load_run(path: Path, which: Which = "best") -> Run:
     if not folder.settings.is_file():
         raise SettingsError(f"{path} is no run folder: it holds no settings.yaml")
     settings = command.load(folder.settings)
-    found = checkpoints.every(folder.checkpoints)
-    chosen = checkpoints.best(folder.checkpoints) if which == "best" else None
-    chosen = chosen or (found[-1] if found else None)
+    chosen = checkpoints.whole(folder.checkpoints, latest=which == "latest")
     if chosen is None:
-        raise SettingsError(f"the run {path} has no checkpoint yet")
-    fault = chosen.fault()
-    if fault is not None:
-        raise SettingsError(f"the checkpoint {chosen.path} is damaged: {fault}")
+        damaged = len(checkpoints.every(folder.checkpoints))
+        raise SettingsError(
+            f"every checkpoint of the run {path} is damaged" if damaged else f"the run {path} has no checkpoint yet"
+        )
     return Run(folder, settings, chosen, Preprocessing.of(chosen.state["data"]["preprocessing"]))

@@ -4,6 +4,7 @@ Its unit of work is a process's share of a global batch. Everything that an upda
 number (images, augmentation, rates, dropout), or is in the checkpoint.
 """
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -19,17 +20,21 @@ from torch import Tensor, nn
 from distrib.images.feed import Feed, MicroBatch
 from distrib.images.hashing import key
 from distrib.images.workers import IGNORED
-from distrib.learning.meter import EpochSums, Meter, batch_sums
+from distrib.learning.divergence import Guard, finding, overflowed, poisoned, told
+from distrib.learning.meter import EpochSums, Meter, Row, batch_sums
 from distrib.learning.optimizers import clip_gradients, set_rates
 from distrib.learning.rates import Rates
 from distrib.learning.scoring import Scores, evaluate
 from distrib.learning.state import Progress, TrainState
 from distrib.lifecycle import checkpoints
-from distrib.lifecycle.ending import Stopped
+from distrib.lifecycle.ending import Diverged
 from distrib.lifecycle.folder import RunFolder
+from distrib.lifecycle.heartbeat import Pulse
 from distrib.lifecycle.journal import Journal, Record
+from distrib.lifecycle.polling import Poll
 from distrib.lifecycle.processes import Processes
-from distrib.lifecycle.stopping import StopRequest
+from distrib.lifecycle.saving import Saver
+from distrib.lifecycle.stopping import Stopped, StopRequest
 from distrib.settings import Settings
 
 _DROPOUT = 2  # purpose of the key
@@ -48,11 +53,17 @@ class Trainer:
     state: TrainState
     rates: Rates
     journal: Journal
+    saver: Saver
     stop: StopRequest
+    pulse: Pulse
 
     def __post_init__(self) -> None:
         self.meter = Meter(self.processes)
+        self.guard = Guard(self.state.network)
         self.left_out: set[str] = set()
+        self.saved_at, self.save_wait = time.perf_counter(), 0.0
+        self.poll = Poll(self.wishes, self.processes)
+        self.poll_evaluating = Poll(self.wishes, self.processes)
 
     def fit(self) -> None:
         """Train to the end. Raises Stopped if asked to stop before."""
@@ -70,10 +81,12 @@ class Trainer:
         self.meter.restart()
         for _ in range(position, per_epoch):
             self.train_step(self.next_share(batches))
+            self.stop.at_once = False  # from now on there is something to save
             self.between_updates(last=progress.update % per_epoch == 0)
 
     def next_share(self, batches: Iterator[MicroBatch]) -> list[MicroBatch]:
         """The micro-batches of the next update; the time they take counts as waiting for data."""
+        self.pulse.enter("data loading", self.state.progress.update + 1)
         asked = time.perf_counter()
         share = list(islice(batches, self.feed.plan.micro_batches))
         self.meter.waited += time.perf_counter() - asked
@@ -82,6 +95,8 @@ class Trainer:
     def train_step(self, share: list[MicroBatch]) -> None:
         """One update from this process's share of the global batch."""
         optimization, progress = self.settings.optimization, self.state.progress
+        self.pulse.enter("update", progress.update + 1)
+        self.guard.remember()
         set_rates(self.optimizer, self.lr(), self.rates.momentum(progress.update))
         # Dropout draws from the update's number, not from what was drawn before: nothing to save, nothing to restore.
         torch.manual_seed(key(self.settings.compute.seed, progress.update, self.processes.rank, _DROPOUT))
@@ -98,7 +113,7 @@ class Trainer:
             max_norm=optimization.clip_norm,
             max_value=optimization.clip_value,
         )
-        self.optimizer.step()
+        self.guard.step(self.optimizer, norm)
         self.optimizer.zero_grad(set_to_none=True)
         progress.update += 1
         progress.test_top1 = None
@@ -120,65 +135,106 @@ class Trainer:
         )
         # DDP takes the mean over processes; with this factor it is the sum over the images of the global batch divided
         # by their number, however they are divided into micro-batches. An image that is left out adds nothing.
-        self.processes.accelerator.backward(loss * (self.processes.size / optimization.batch_size))
+        self.processes.accelerator.backward(poisoned(loss, self.processes.size / optimization.batch_size))
         return batch_sums(loss, logits, batch.labels)
 
     def lr(self) -> float:
         """Learning rate of the coming update."""
         return self.rates.lr(self.state.progress.update, self.state.progress.plateau.scale)
 
+    def wishes(self) -> list[float]:
+        """What this process wants all of them to do now: to stop, to save."""
+        minutes = self.settings.lifecycle.save_every_minutes
+        due = minutes is not None and time.perf_counter() - self.saved_at > 60 * minutes
+        return [float(self.stop.signal is not None), float(due)]
+
     def between_updates(self, *, last: bool) -> None:
         """Report, save and stop, when it is time; the ``last`` update of an epoch is saved after its evaluation."""
         update, when = self.state.progress.update, self.settings.lifecycle
-        alone = self.processes.size == 1 and self.stop.signal is not None
-        save = update % when.save_every == 0 or alone
+        stop, due = self.poll()
+        save = stop or due or update % when.save_every == 0
         if not (last or save or update % when.log_every == 0):
             return
         self.report()
         if last:
             return
-        stop = self.stop_agreed()
-        if save or stop:
-            self.save()
+        if save:
+            self.save(wait=stop)
         if stop:
             raise Stopped
 
-    def stop_agreed(self) -> bool:
-        """Whether any process was asked to stop. Every process must call it."""
-        asked = torch.tensor(self.stop.signal is not None, device=self.processes.device)
-        return bool(self.processes.stack(asked).any())
-
     def report(self) -> None:
-        """Write the updates since the last report to the journal."""
+        """Write the updates since the last report to the journal, and answer those that were not finite."""
         progress, scale = self.state.progress, self.state.progress.plateau.scale
+        self.pulse.enter("sharing numbers", progress.update)
         rows, seconds, waited = self.meter.look()
-        speed = len(rows) * self.settings.optimization.batch_size / seconds
+        speed = round(len(rows) * self.settings.optimization.batch_size / seconds, 1)
         progress.sums.seconds += seconds
-        records = []
-        for step, (loss, hits, images, norm) in enumerate(rows, progress.update - len(rows)):
-            progress.sums.add(loss, hits, images)
-            records.append(
-                {
-                    "kind": "update",
-                    "update": step + 1,
-                    "epoch": progress.epoch + 1,
-                    "loss": loss / max(images, 1),
-                    "lr": self.rates.lr(step, scale),
-                    "momentum": self.rates.momentum(step),
-                    "grad_norm": norm,
-                    "images_per_second": round(speed, 1),
-                    "data_wait_share": round(waited, 4),
-                }
-            )
+        records, bad = [], []
+        for update, row in enumerate(rows, progress.update - len(rows) + 1):
+            if row.finite:
+                progress.sums.add(row.loss, row.hits, row.images)
+            record = update_record(update, progress.epoch, row, self.rates, scale)
+            records.append(record | {"images_per_second": speed, "data_wait_share": round(waited, 4)})
+            bad += [] if self.passes(row) else [finding(update, progress.epoch, row, self.feed)]
         self.journal.write(records)
+        self.note_saved(wait=False)
+        self.answer(bad)
+
+    def passes(self, row: Row) -> bool:
+        """Whether an update was finite, or fp16's scaler takes care of it; counts those in a row that were neither."""
+        scaler = self.state.scaler
+        fine = row.finite or overflowed(row, None if scaler is None else scaler.get_scale())
+        self.state.progress.bad_updates = 0 if fine else self.state.progress.bad_updates + 1
+        return fine
+
+    def answer(self, bad: list[Record]) -> None:
+        """Do what ``--on-divergence`` says about bad updates. All processes know the same ones.
+
+        Raises:
+            Diverged: the run is to end for them, or there were too many in a row.
+        """
+        if not bad:
+            return
+        wanted, limit = self.settings.lifecycle.on_divergence, self.settings.lifecycle.max_bad_updates
+        count = self.state.progress.bad_updates
+        if wanted == "stop" or count >= limit:
+            self.journal.event("diverged", **bad[-1])
+            many = f", the last of {count} in a row" if count > 1 else ""
+            raise Diverged(
+                f"{told(bad[-1])}{many}. It was left out of the weights; the journal names the images. Lower --lr or "
+                "give --clip-norm in a new run; --on-divergence skip or rollback goes on with this one"
+            )
+        for found in bad:
+            self.journal.event("skip", reason="not finite", **found)
+        if wanted == "rollback":
+            self.roll_back()
+
+    def roll_back(self) -> None:
+        """Go back to the weights of the newest checkpoint and on with the next batch: those since are left out."""
+        progress = self.state.progress
+        self.note_saved(wait=True)
+        path = self.processes.agreed(lambda: checkpoints.newest(self.folder.checkpoints)[0])
+        if path is None:
+            return  # none yet: the bad updates never reached the weights
+        place = (progress.update, progress.epoch, progress.sums, progress.bad_updates)
+        self.state.restore(path, self.processes)
+        progress.update, progress.epoch, progress.sums, progress.bad_updates = place
+        progress.test_top1 = None
+        self.journal.event("rollback", update=progress.update, checkpoint=path.update)
 
     def end_epoch(self) -> None:
         """Evaluate, note the scores, save; raises Stopped if asked to stop and there is more to do."""
         progress = self.state.progress
+        self.stop.at_once = False
         lr = self.rates.lr(progress.update - 1, progress.plateau.scale)
         started = time.perf_counter()
-        scores = self.score(self.state.network)
-        average = self.score(self.state.average.network) if self.state.average is not None else None
+        try:
+            scores = self.score(self.state.network)
+            average = self.score(self.state.average.network) if self.state.average is not None else None
+        except Stopped:
+            self.save(wait=True)
+            raise
         seconds = progress.sums.seconds + time.perf_counter() - started
         progress.epoch += 1
         progress.test_top1 = scores.top1
@@ -190,15 +246,20 @@ class Trainer:
         self.report_left_out()
         better = progress.best_top1 is None or scores.top1 > progress.best_top1
         progress.best_top1 = scores.top1 if better else progress.best_top1
-        self.save()
+        self.save(wait=progress.finished)
         if better:
             self.journal.event("best", update=progress.update, epoch=progress.epoch, test_top1=scores.top1)
-        if self.stop_agreed() and not progress.finished:
-            raise Stopped
 
     def score(self, network: nn.Module) -> Scores:
-        """Score a network on the test images."""
-        return evaluate(network, self.feed.test, self.processes, channels_last=self.settings.compute.channels_last)
+        """Score a network on the test images. Raises Stopped if asked to stop meanwhile."""
+        layout = self.settings.compute.channels_last
+        return evaluate(network, self.feed.test, self.processes, channels_last=layout, between=self.between_batches)
+
+    def between_batches(self) -> None:
+        """Between two batches of an evaluation: raises Stopped if asked to stop."""
+        self.pulse.enter("evaluation", self.state.progress.update)
+        if self.poll_evaluating()[0]:
+            raise Stopped
 
     def report_left_out(self) -> None:
         """Note images that could not be decoded since the last time, as all processes together saw them."""
@@ -210,15 +271,44 @@ class Trainer:
             self.journal.event("skip", update=self.state.progress.update, images=len(seen), examples=examples)
             self.left_out = seen
 
-    def save(self) -> None:
-        """Save a checkpoint. Every process must call it; rank 0 writes."""
+    def save(self, *, wait: bool) -> None:
+        """Save a checkpoint, in the background unless told to ``wait``. Every process must call it; rank 0 writes."""
+        progress, started = self.state.progress, time.perf_counter()
+        self.pulse.enter("saving", progress.update)
+        self.note_saved(wait=True)
         groups = self.state.tensors(self.processes)
         if self.processes.is_main:
-            self.journal.sync()
-            counters = self.state.counters() | {"data": self.feed.facts()}
-            checkpoints.save(self.folder.checkpoints, self.state.progress.update, groups, counters)
-            self.journal.event("checkpoint", update=self.state.progress.update, epoch=self.state.progress.epoch)
+            facts = {"data": self.feed.facts(), "world_size": self.processes.size}
+            self.saver.save(groups, self.state.counters() | facts)
+        self.save_wait = time.perf_counter() - started
+        self.note_saved(wait=wait)
+        self.saved_at = time.perf_counter()
         self.meter.restart()
+
+    def note_saved(self, *, wait: bool) -> None:
+        """Note in the journal what became of the save under way, once it has ended."""
+        saved = self.saver.outcome(wait=wait)
+        if saved is None:
+            return
+        facts: dict[str, Any] = {"update": saved.update, "epoch": saved.epoch, "seconds": round(saved.seconds, 3)}
+        facts["wait"] = round(self.save_wait, 3)  # of training, for the copy
+        if saved.error:
+            print(f"WARNING: {saved.error}; the older ones stand, and training goes on", file=sys.stderr, flush=True)
+            facts["error"] = saved.error
+        self.journal.event("checkpoint", **facts)
+
+
+def update_record(update: int, epoch: int, row: Row, rates: Rates, scale: float) -> Record:
+    """The journal's line on an update (counted from 1) of an epoch (from 0)."""
+    return {
+        "kind": "update",
+        "update": update,
+        "epoch": epoch + 1,
+        "loss": row.mean_loss,
+        "lr": rates.lr(update - 1, scale),
+        "momentum": rates.momentum(update - 1),
+        "grad_norm": row.grad_norm,
+    }
 
 
 def epoch_record(progress: Progress, scores: Scores, average: Scores | None, *, lr: float, seconds: float) -> Record:

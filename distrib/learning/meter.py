@@ -1,5 +1,6 @@
 """What training reports: numbers stay on the device until somebody looks, and are summed the same way each time."""
 
+import math
 import time
 from dataclasses import dataclass, field
 
@@ -25,6 +26,28 @@ class EpochSums:
         self.loss, self.hits, self.images = self.loss + loss, self.hits + hits, self.images + images
 
 
+@dataclass(frozen=True)
+class Row:
+    """An update's sums over all processes."""
+
+    loss: float
+    hits: float
+    images: float
+    grad_norm: float
+    ranks: tuple[int, ...]
+    """Those whose own loss was not finite."""
+
+    @property
+    def finite(self) -> bool:
+        """Whether the update was made; it was left out if its gradients were not finite."""
+        return math.isfinite(self.grad_norm)
+
+    @property
+    def mean_loss(self) -> float:
+        """Loss per image."""
+        return self.loss / max(self.images, 1)
+
+
 @dataclass
 class Meter:
     """Collects a row of sums for each update, and gives all rows since the last look at once."""
@@ -38,20 +61,24 @@ class Meter:
         """Keep this process's (loss, hits, images) of an update and its gradient norm, on the device."""
         self.rows.append(torch.cat([sums, grad_norm.detach().float().reshape(1)]))
 
-    def look(self) -> tuple[list[list[float]], float, float]:
-        """Rows (loss, hits, images, gradient norm) of each update since the last look, seconds since, share waited.
+    def look(self) -> tuple[list[Row], float, float]:
+        """Rows of the updates since the last look, seconds since, and the share of them waited for data.
 
         The sums are over all processes, in the order of their ranks: so they do not depend on how many updates are
         looked at together, as they would in an all-reduce. This waits for the device. Every process must call it.
         """
-        rows = self.processes.stack(torch.stack(self.rows)).cpu().double()
-        sums = rows[:, :, :3].sum(0)
-        numbers = torch.cat([sums, rows[0, :, 3:]], dim=1).tolist()
+        stacked = self.processes.stack(torch.stack(self.rows)).cpu().double()
+        sums, norms = stacked[:, :, :3].sum(0).tolist(), stacked[0, :, 3].tolist()
+        bad = (~stacked[:, :, 0].isfinite()).T.tolist()
+        rows = [
+            Row(loss, hits, images, norm, tuple(rank for rank, is_bad in enumerate(marks) if is_bad))
+            for (loss, hits, images), norm, marks in zip(sums, norms, bad, strict=True)
+        ]
         seconds = time.perf_counter() - self.started
         share = min(self.waited / seconds, 1.0)
         self.rows, self.waited = [], 0.0
         self.started = time.perf_counter()
-        return numbers, seconds, share
+        return rows, seconds, share
 
     def restart(self) -> None:
         """Leave out the time since the last look, which was not spent on training."""

@@ -10,11 +10,11 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from distrib.settings import Optimization
 
 
-def make_optimizer(network: nn.Module, settings: Optimization, *, fused: bool = True) -> Optimizer:
+def make_optimizer(network: nn.Module, settings: Optimization) -> Optimizer:
     """An optimizer of the network's trainable parameters. Its rates are set before every update.
 
-    ``fused`` is one kernel for all parameters instead of several for each. Not for fp16: where the first update
-    overflows and is skipped, fused SGD leaves its momentum uninitialised and takes it for good in the next.
+    Fused: one kernel for all parameters instead of several for each, which on a GPU also skips an update without
+    anybody waiting for the verdict.
     """
     trainable = [p for p in network.parameters() if p.requires_grad]
     # Weights of norms and every bias are vectors; what a layer multiplies with has two dimensions or more.
@@ -26,9 +26,14 @@ def make_optimizer(network: nn.Module, settings: Optimization, *, fused: bool = 
         {"params": vectors, "weight_decay": decay if settings.decay_norms else 0.0},
     ]
     if settings.optimizer == "sgd":
-        return SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov, fused=fused)
+        sgd = SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov, fused=True)
+        # Where the first update is skipped, fused SGD would leave its momentum uninitialised and take it for good in
+        # the next. From zero, the first update is the same.
+        for parameter in trainable:
+            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return sgd
     kind = {"adam": Adam, "adamw": AdamW}[settings.optimizer]
-    return kind(groups, lr=settings.lr, betas=(settings.momentum, 0.999), fused=fused)
+    return kind(groups, lr=settings.lr, betas=(settings.momentum, 0.999), fused=True)
 
 
 def set_rates(optimizer: Optimizer, lr: float, momentum: float) -> None:

@@ -1,5 +1,6 @@
 """Scores of a network on the test images: every image exactly once, whatever the number of processes."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -23,11 +24,19 @@ class Scores:
 
 
 @torch.inference_mode()
-def evaluate(network: nn.Module, feed: TestFeed, processes: Processes, *, channels_last: bool) -> Scores:
+def evaluate(
+    network: nn.Module,
+    feed: TestFeed,
+    processes: Processes,
+    *,
+    channels_last: bool,
+    between: Callable[[], None] = lambda: None,
+) -> Scores:
     """Score the network, in evaluation mode and with statistics averaged over processes, on all test images.
 
     Every process scores its part and no two the same image, so no image needs to be left out of the sums afterwards.
-    Every process must call it.
+    Every process must call it. ``between`` is called before each batch, equally often on every process; it may raise,
+    and the network is then as it was.
     """
     sums = torch.zeros(4, dtype=torch.float32 if processes.device.type == "mps" else torch.float64)
     sums = sums.to(processes.device)
@@ -35,7 +44,12 @@ def evaluate(network: nn.Module, feed: TestFeed, processes: Processes, *, channe
     network.eval()
     try:
         with averaged_statistics(network, processes), processes.accelerator.autocast():
-            for batch in feed:
+            batches = iter(feed)
+            for _ in range(feed.batches):
+                between()
+                batch = next(batches, None)
+                if batch is None:  # others have one more
+                    continue
                 images = feed.preprocessing.normalise(batch.pixels, channels_last=channels_last)
                 sums += _sums(network(images).float(), batch.labels)
     finally:

@@ -32,13 +32,15 @@ class Progress:
     """Test accuracy of the weights as they are, of 1, if they were just evaluated."""
     best_top1: float | None = None
     """Best test accuracy so far, of 1."""
+    bad_updates: int = 0
+    """Updates in a row that were left out for not being finite, up to the last one."""
     finished: bool = False
     sums: EpochSums = field(default_factory=EpochSums)
     """Sums over the unfinished epoch."""
 
     def load(self, saved: dict[str, Any]) -> None:
         """Take the values that :func:`dataclasses.asdict` gave of another."""
-        for name in ("update", "epoch", "test_top1", "best_top1", "finished"):
+        for name in ("update", "epoch", "test_top1", "best_top1", "bad_updates", "finished"):
             setattr(self, name, saved[name])
         self.plateau = Plateau(**saved["plateau"])
         self.early_stop = EarlyStop(**saved["early_stop"])
@@ -56,21 +58,23 @@ class TrainState:
     progress: Progress
 
     def tensors(self, processes: Processes) -> dict[str, Tensors]:
-        """The tensors, in named groups, on the host. Every process must call it.
+        """The tensors, in named groups, as copies on rank 0's host; the others get none. Every process must call it.
 
         ``model`` and ``ema`` hold statistics averaged over processes, so that each is a network as it was evaluated;
         ``statistics`` holds those of each process, with which the run itself goes on.
         """
-        groups = {"optimizer": on_host(optimizer_tensors(self.network, self.optimizer))}
+        groups: dict[str, Tensors] = {"optimizer": {}, "statistics": {}}
+        if processes.is_main:
+            groups["optimizer"] = on_host(optimizer_tensors(self.network, self.optimizer))
         networks = {"model": self.network}
         if self.average is not None:
             networks["ema"] = self.average.network
-        own: Tensors = {}
         for group, network in networks.items():
             with averaged_statistics(network, processes) as stacked:
-                groups[group] = on_host(network.state_dict())
-            own |= {f"{group}/{name}": rows.contiguous() for name, rows in stacked.items()}
-        return groups | {"statistics": own}
+                groups[group] = on_host(network.state_dict()) if processes.is_main else {}
+            own = {f"{group}/{name}": rows.contiguous() for name, rows in stacked.items()}
+            groups["statistics"] |= own if processes.is_main else {}
+        return groups
 
     def counters(self) -> dict[str, Any]:
         """Everything else, as JSON types."""

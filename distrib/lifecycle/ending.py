@@ -9,17 +9,22 @@ from typing import Self
 
 from distrib.command import first_rank
 from distrib.images.decoding import ImageError
+from distrib.lifecycle.stopping import Stopped
 from distrib.settings import SettingsError
 
-FINISHED, FAILED, BAD_SETTINGS, STOPPED = 0, 1, 2, 75
-
-
-class Stopped(Exception):
-    """The run was asked to stop, and everything is saved: the same command goes on with it."""
+FINISHED, FAILED, BAD_SETTINGS, DIVERGED, STOPPED = 0, 1, 2, 3, 75
 
 
 class Finished(Exception):
     """There is nothing to do; the message says why."""
+
+
+class Failed(Exception):
+    """The run cannot go on, for a reason that a person can mend; the message says which. No bug: no traceback."""
+
+
+class Diverged(Exception):
+    """Losses or gradients are not finite. All ranks raise it together."""
 
 
 class Ending:
@@ -31,6 +36,9 @@ class Ending:
 
     def __init__(self) -> None:
         self.code = FINISHED
+        self.blame: Callable[[], str | None] = lambda: None
+        """Says who else ended first, so that an error here is but a consequence: an empty text if that one has told it
+        or another tells it, None if nobody did."""
         self._calls: list[Callable[[int], None]] = []
 
     def then(self, call: Callable[[int], None]) -> None:
@@ -45,22 +53,39 @@ class Ending:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         """Set the code and call. Takes every error but those that end the interpreter itself."""
-        if error is not None and not isinstance(error, Exception):
+        if error is not None and not isinstance(error, Exception | Stopped):
             return False
-        if isinstance(error, Finished) and first_rank():
-            print(error, flush=True)
-        elif isinstance(error, SettingsError):
-            self.code = BAD_SETTINGS
-            if first_rank():
-                print(f"error: {error}", file=sys.stderr, flush=True)
-        elif isinstance(error, Stopped):
-            self.code = STOPPED
-        elif error is not None and not isinstance(error, Finished):
-            self.code = FAILED
-            told = str(error) if isinstance(error, ImageError) else "".join(traceback.format_exception(error))
-            if first_rank() or not getattr(error, "everywhere", False):
-                print(f"error on rank {os.environ.get('RANK', '0')}: {told}", file=sys.stderr, flush=True)
+        self.code, told = self._judge(error)
+        if told:
+            print(told, file=sys.stderr if self.code not in (FINISHED, STOPPED) else sys.stdout, flush=True)
         for call in self._calls:
             call(self.code)
         self._calls.clear()
         return True
+
+    def _judge(self, error: BaseException | None) -> tuple[int, str]:
+        """The exit code, and what this rank says."""
+        if error is None:
+            return FINISHED, ""
+        together: dict[type[BaseException], tuple[int, str]] = {
+            Finished: (FINISHED, f"{error}"),
+            Stopped: (STOPPED, f"{error}"),
+            SettingsError: (BAD_SETTINGS, f"error: {error}"),
+            Diverged: (DIVERGED, f"error: {error}"),
+        }
+        for kind, (code, text) in together.items():
+            if isinstance(error, kind):
+                return code, text if first_rank() else ""
+        return FAILED, self._failure(error)
+
+    def _failure(self, error: BaseException) -> str:
+        """What this rank says of an error that others may not have met."""
+        if getattr(error, "everywhere", False):
+            return f"error: {error}" if first_rank() else ""
+        plain = isinstance(error, ImageError | Failed)
+        # A collective fails with a RuntimeError or one of the system's when a process at its other end is gone.
+        blamed = self.blame() if isinstance(error, RuntimeError | OSError) and not plain else None
+        if blamed is not None:
+            return blamed
+        told = str(error) if plain else "".join(traceback.format_exception(error))
+        return f"error on rank {os.environ.get('RANK', '0')}: {told}"

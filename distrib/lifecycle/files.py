@@ -7,9 +7,12 @@ from pathlib import Path
 def write_whole(path: Path, text: str) -> None:
     """Write a text file so that whatever interrupts it, the file holds the old text or the new one."""
     fresh = path.with_name(f".{path.name}.new")
-    fresh.write_text(text, encoding="utf-8")
-    sync(fresh)
-    fresh.replace(path)
+    try:
+        fresh.write_text(text, encoding="utf-8")
+        sync(fresh)
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
     sync(path.parent)
 
 

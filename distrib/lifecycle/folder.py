@@ -19,13 +19,17 @@ import torch
 from distrib import __version__, command
 from distrib.lifecycle import checkpoints, journal
 from distrib.lifecycle.checkpoints import Checkpoint
-from distrib.lifecycle.ending import Finished
+from distrib.lifecycle.ending import Ending, Finished
 from distrib.lifecycle.files import write_whole
+from distrib.lifecycle.lock import Lock
 from distrib.lifecycle.processes import Processes, host
 from distrib.settings import Settings, SettingsError
 
 # What a run may change when it goes on: where it reads, writes and computes, not what.
-FREE = {"data_root", "loading", "workers", "name", "out", "save_every", "log_every", "wandb", "wandb_project", "device"}
+FREE = {
+    *("data_root", "loading", "workers", "name", "out", "device", "log_every", "wandb", "wandb_project"),
+    *("save_every", "save_every_minutes", "keep", "keep_every", "on_divergence", "max_bad_updates", "hang_timeout"),
+}
 PACKAGES = ("torch", "torchvision", "accelerate", "datasets", "wandb", "safetensors", "numpy", "pillow")
 
 
@@ -55,6 +59,11 @@ class RunFolder:
         """Where the run goes on."""
         return self.path / "checkpoints"
 
+    @property
+    def heartbeats(self) -> Path:
+        """Where each rank is."""
+        return self.path / "heartbeats"
+
 
 def recall(settings: Settings) -> Settings:
     """Give ``auto`` the meaning it had when the run of that name began, so that the same command goes on with it."""
@@ -70,30 +79,33 @@ def recall(settings: Settings) -> Settings:
     return dataclasses.replace(settings, data=data, compute=compute)
 
 
-def open_run(settings: Settings, processes: Processes) -> tuple[RunFolder, Checkpoint | None]:
+def open_run(settings: Settings, processes: Processes, ending: Ending) -> tuple[RunFolder, Checkpoint | None]:
     """Make the run's folder, or find that of an unfinished run and the checkpoint from which it goes on.
 
-    Rank 0 decides and all ranks follow.
+    Rank 0 decides and all ranks follow. It holds the lock until the ending.
 
     Raises:
-        SettingsError: a run of that name had other settings, or the folder cannot be written.
+        SettingsError: a run of that name had other settings or is under way, or the folder cannot be written.
         Finished: the run of that name is finished.
     """
-    path, saved = processes.agreed(lambda: _prepare(settings))
+    lock = Lock()
+    ending.then(lock.release)
+    path, saved = processes.agreed(lambda: _prepare(settings, lock))
     return RunFolder(path), Checkpoint(saved) if saved else None
 
 
-def _prepare(settings: Settings) -> tuple[Path, Path | None]:
+def _prepare(settings: Settings, lock: Lock) -> tuple[Path, Path | None]:
     """The paths of the folder and of the checkpoint."""
     try:
         name = settings.lifecycle.name
         folder = RunFolder(settings.lifecycle.out / name if name else _fresh_path(settings))
+        folder.checkpoints.mkdir(parents=True, exist_ok=True)
+        lock.take(folder.path)
         if folder.settings.exists():
             _compare(folder, settings)
-        folder.checkpoints.mkdir(parents=True, exist_ok=True)
+        checkpoint, messages = checkpoints.newest(folder.checkpoints)
     except OSError as error:
         raise SettingsError(f"cannot write to {settings.lifecycle.out}: {error}. Choose another --out") from None
-    checkpoint, messages = checkpoints.newest(folder.checkpoints)
     for message in messages:
         print(message, file=sys.stderr)
     if checkpoint is not None and checkpoint.state["finished"]:
@@ -101,12 +113,19 @@ def _prepare(settings: Settings) -> tuple[Path, Path | None]:
             f"The run {folder.path} is finished. Look at it with `python -m distrib evaluate {folder.path}`, or train "
             "another one under another --name."
         )
-    if folder.journal.exists():
-        journal.cut_back(folder.journal, checkpoint.state["update"] if checkpoint else 0)
+    try:
+        if folder.journal.exists():
+            journal.cut_back(folder.journal, checkpoint.state["update"] if checkpoint else 0)
+        _write_settings(folder, settings)
+    except OSError as error:
+        raise SettingsError(f"cannot write to {folder.path}: {error}. Make room, or choose another --out") from None
+    return folder.path, checkpoint.path if checkpoint else None
+
+
+def _write_settings(folder: RunFolder, settings: Settings) -> None:
     # Without its name: the recipe describes the run, and fed back in it makes another one.
     nameless = dataclasses.replace(settings, lifecycle=dataclasses.replace(settings.lifecycle, name=None))
     write_whole(folder.settings, command.dump(nameless))
-    return folder.path, checkpoint.path if checkpoint else None
 
 
 def _fresh_path(settings: Settings) -> Path:
@@ -126,12 +145,19 @@ def _fresh_path(settings: Settings) -> Path:
 def _compare(folder: RunFolder, settings: Settings) -> None:
     """Refuse to go on with a run under settings that would make it another one."""
     before, now = command.load(folder.settings).flat(), settings.flat()
-    changed = [key for key in now if key not in FREE and before[key] != now[key]]
+    changed = [key for key in now if key not in FREE and not _same(key, before[key], now[key])]
     if changed:
         told = "; ".join(f"--{k.replace('_', '-')} was {before[k]} and is now {now[k]}" for k in changed)
         raise SettingsError(
-            f"the run {folder.path} has other settings: {told}. Give the old values to go on with it, or another --name"
+            f"the run {folder.path} has other settings: {told}. Give the old values to go on with it, or another "
+            f"--name to train a new run, from these weights if you like (--init {folder.path})"
         )
+
+
+def _same(key: str, before: Any, now: Any) -> bool:
+    """Whether a setting has not changed. Images may move: whether they are the same, their fingerprint says."""
+    moved = ("folder:", "hf:")
+    return before == now or (key == "data" and any(before.startswith(m) and now.startswith(m) for m in moved))
 
 
 def environment(processes: Processes) -> dict[str, Any]:

@@ -12,14 +12,14 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, gather_object
 
 from distrib.images.decoding import ImageError
-from distrib.lifecycle.ending import FAILED, Finished
+from distrib.lifecycle.ending import FAILED, Failed, Finished
 from distrib.settings import Compute, Precision, SettingsError
 
 # Long enough for one process to download or decode while the others wait. Not 600 s, Accelerate's own default: it
 # passes on only what differs from its defaults, and gloo would then wait 1,800 s.
 TIMEOUT = timedelta(hours=1)
 
-REFUSALS = (SettingsError, ImageError, Finished)  # what ends a run on all ranks together
+REFUSALS = (SettingsError, ImageError, Failed, Finished)  # what ends a run on all ranks together
 
 PRECISIONS: dict[str, Precision] = {"no": "fp32", "fp32": "fp32", "bf16": "bf16", "fp16": "fp16"}
 
@@ -121,6 +121,7 @@ def start(settings: Compute) -> Processes:
     device = choose_device(settings.device, os.environ)
     precision = choose_precision(settings.precision, device, os.environ)
     check_launch(os.environ)
+    os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "2000")  # NCCL remembers its last collectives, to explain a hang
     ddp = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
     accelerator = Accelerator(
         # Without this Accelerate starts no process group on a machine that has no GPU, and every process of

@@ -1,13 +1,27 @@
-"""Stopping on request: a signal sets a flag, and the run ends where everything can be saved."""
+"""Stopping on request: a signal sets a flag, and the run ends where everything is saved."""
 
+import ctypes
+import os
 import signal
+import sys
+import threading
 import time
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
 
 # Not SIGUSR1: NCCL may catch it, and torchrun's agent dies of it and leaves its workers behind.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 IMPATIENCE = 3.0  # seconds within which a second Ctrl-C means: now
+INTERRUPTED = 128 + signal.SIGINT  # exit code of one who left at once, as a shell gives it
+PR_SET_PDEATHSIG = 1
+
+
+class Stopped(BaseException):
+    """The run was asked to stop, and the same command goes on with it.
+
+    Not an Exception: it may be raised by a signal's handler, between any two lines of a library that catches those.
+    """
 
 
 class StopRequest:
@@ -16,11 +30,19 @@ class StopRequest:
     def __init__(self) -> None:
         self.signal: str | None = None
         """Name of the signal that asked, if one did."""
-        self._interrupted = 0.0
+        self.at_once = True
+        """Whether a signal ends the run where it is: while data is prepared, or the first update compiled, there is
+        nothing to save. From then on it only sets :attr:`signal`."""
 
     def __enter__(self) -> Self:
         """Install the handlers."""
+        self._ends = os.pipe()
+        for end in self._ends:
+            os.set_blocking(end, end == self._ends[0])
+        self._old_fd = signal.set_wakeup_fd(self._ends[1], warn_on_full_buffer=False)
+        threading.Thread(target=leave_if_interrupted_twice, args=(self._ends[0],), daemon=True).start()
         self._old = {number: signal.signal(number, self._note) for number in SIGNALS}
+        end_with_launcher()
         return self
 
     def __exit__(
@@ -29,12 +51,42 @@ class StopRequest:
         """Put the old handlers back."""
         for number, handler in self._old.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(self._old_fd)
+        os.close(self._ends[1])  # ends the thread, which closes the other
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         # Nothing but a flag: a handler runs between any two instructions, also in the middle of a save or a collective.
-        if number == signal.SIGINT:
+        first, self.signal = self.signal is None, signal.Signals(number).name
+        if self.at_once and first:
+            raise Stopped(f"Stopped by {self.signal} before the first update: nothing is lost.")
+
+
+def leave_if_interrupted_twice(signals: int) -> None:
+    """Read the numbers of arriving signals; leave the process when two Ctrl-C come within three seconds.
+
+    A thread does this because Python's own handlers wait while the main thread is in a collective that may never end.
+    A checkpoint being written is lost; those that stand are whole whenever their writer leaves.
+    """
+    last = -IMPATIENCE
+    while numbers := os.read(signals, 1):
+        if numbers[0] == signal.SIGINT:
             now = time.monotonic()
-            if self.signal and now - self._interrupted < IMPATIENCE:
-                raise KeyboardInterrupt
-            self._interrupted = now
-        self.signal = signal.Signals(number).name
+            if now - last < IMPATIENCE:
+                print("\nLeft at once, without saving.", file=sys.stderr, flush=True)
+                os._exit(INTERRUPTED)
+            last = now
+    os.close(signals)
+
+
+def end_with_launcher() -> None:
+    """Have Linux send SIGTERM to this process when the launcher that started it dies.
+
+    `accelerate launch` of one process dies of a SIGTERM without passing it on, and torchrun of a SIGUSR2: the training
+    would go on unseen. Only for these two: a shell may well leave before what it started.
+    """
+    try:
+        parent = Path(f"/proc/{os.getppid()}/cmdline").read_text(encoding="utf-8", errors="replace")
+        if any(word in parent for word in ("accelerate", "torchrun", "torch.distributed")):
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    except (OSError, AttributeError):
+        return  # not Linux

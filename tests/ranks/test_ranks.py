@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.launching import command, run
+from tests.launching import command, journal, run
 from tests.ranks.worker import SCHEDULES
 
 WORKER = Path(__file__).with_name("worker.py")
@@ -39,6 +39,8 @@ def seen(tmp_path_factory, folder) -> dict[int, list[dict]]:
         run([*command(WORKER, world), str(out), str(folder)])
         ranks = [json.loads((out / f"{rank}.json").read_text()) for rank in range(world)]
         assert [rank["num_processes"] for rank in ranks] == [world] * world
+        for policy in ("stop", "skip", "rollback"):
+            ranks[0]["diverged"][policy]["journal"] = journal(out / policy / "run")
         found[world] = ranks
     return found
 
@@ -164,3 +166,57 @@ def test_statistics_are_averaged_for_looking_and_stay_each_ranks_own(seen, world
         assert [rank["after"][name] for rank in ranks] == [rank["own"][name] for rank in ranks]
         for rank in ranks:
             np.testing.assert_allclose(rank["saved"][name], own.mean(0), rtol=1e-6)
+
+
+POLICIES = ("stop", "skip", "rollback")
+
+
+def events(rank: dict, policy: str, kind: str) -> list[dict]:
+    return [record for record in rank["diverged"][policy]["journal"] if record.get("event") == kind]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("world", WORLDS)
+def test_an_update_that_is_not_a_number_on_one_rank_reaches_the_weights_of_none(seen, world, policy):
+    found = [rank["diverged"][policy] for rank in seen[world]]
+    assert all(one["weights"] == found[0]["weights"] for one in found)
+    before = found[0]["weights"]  # of update 1, 2 ..., and after the last
+    assert before[4] == before[5]
+    assert all(before[k] != before[k + 1] for k in range(4))
+    assert np.isfinite(np.concatenate([np.ravel(w) for step in before for w in step])).all()
+    for one in found:
+        assert all(np.isfinite(np.ravel(values)).all() for values in one["statistics"])
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("world", WORLDS)
+def test_its_rank_and_images_are_named(seen, world, policy):
+    kind = "diverged" if policy == "stop" else "skip"
+    (event,) = events(seen[world][0], policy, kind)
+    assert (event["update"], event["ranks"], event["loss"]) == (5, [world - 1], None)
+    assert len(set(event["images"])) == 16 / world
+    alone = events(seen[1][0], policy, kind)[0]["images"]
+    assert event["images"] == alone[-16 // world :]  # the last share
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_every_rank_stops_together_unless_told_to_go_on(seen, world):
+    for rank in seen[world]:
+        assert "update 5 is not finite: loss nan" in rank["diverged"]["stop"]["error"]
+        assert len(rank["diverged"]["stop"]["weights"]) == 6 + 1  # it was seen at the next look, after update 6
+        assert rank["diverged"]["skip"]["error"] == ""
+        assert len(rank["diverged"]["skip"]["weights"]) == 10 + 1
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_rolled_back_it_goes_on_from_the_checkpoint_with_the_next_batch(seen, world):
+    before = seen[world][0]["diverged"]["rollback"]["weights"]
+    (event,) = events(seen[world][0], "rollback", "rollback")
+    assert (event["update"], event["checkpoint"]) == (6, 4)
+    assert before[6] == before[4]  # update 7 starts where update 4 had ended
+    assert before[7] != before[6]
+    updates = [r["update"] for r in seen[world][0]["diverged"]["rollback"]["journal"] if r["kind"] == "update"]
+    assert updates == list(range(1, 11))
+    skipped = seen[world][0]["diverged"]["skip"]["weights"]
+    assert skipped[6] != skipped[4]  # without it, update 6 counts
+    assert events(seen[world][0], "skip", "rollback") == []

@@ -6,20 +6,35 @@ Started as ``worker.py OUT FOLDER``, where FOLDER holds images, by as many proce
 import dataclasses
 import hashlib
 import json
+import math
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from distrib import assembly
 from distrib.images import sources
 from distrib.images.feed import Feed
+from distrib.learning import engine
 from distrib.learning.engine import Trainer
+from distrib.lifecycle.ending import Diverged
 from distrib.lifecycle.folder import RunFolder
+from distrib.lifecycle.heartbeat import Pulse
 from distrib.lifecycle.processes import Processes, start
-from distrib.settings import Augmentation, Compute, Data, Optimization, Schedule, Settings, SettingsError
+from distrib.settings import (
+    Augmentation,
+    Compute,
+    Data,
+    Lifecycle,
+    Model,
+    Optimization,
+    Schedule,
+    Settings,
+    SettingsError,
+)
 
 SCHEDULES = {
     "onecycle": Schedule(schedule="onecycle"),
@@ -112,7 +127,7 @@ def trainer(processes: Processes, out: Path, settings: Settings, network: nn.Mod
     folder = RunFolder(out / "run")
     folder.checkpoints.mkdir(parents=True, exist_ok=True)
     stop = SimpleNamespace(signal=None)
-    return assembly.assemble(settings, processes, folder, stop, None)
+    return assembly.assemble(settings, processes, folder, None, stop, Pulse())
 
 
 def learned(processes: Processes, out: Path) -> dict[str, object]:
@@ -196,9 +211,51 @@ def statistics(processes: Processes, out: Path) -> dict[str, object]:
     own = {n: b.flatten().tolist() for n, b in made.state.network.named_buffers() if "running" in n}
     made.score(made.state.network)
     after = {n: b.flatten().tolist() for n, b in made.state.network.named_buffers() if "running" in n}
-    groups = made.state.tensors(processes)
+    groups = processes.gather(made.state.tensors(processes))[0]  # rank 0 alone holds them
     saved = {n: groups["model"][n].flatten().tolist() for n in own}
     return {"own": own, "after": after, "saved": saved}
+
+
+def diverged(processes: Processes, out: Path) -> dict[str, object]:
+    """What each policy does, and each rank sees, when the loss of the last rank alone is not a number in update 5."""
+    found: dict[str, object] = {}
+    for policy in ("stop", "skip", "rollback"):
+        settings = Settings(
+            model=Model(model="simplecnn", width=4),
+            data=Data(data="digits", train_images=160),
+            optimization=Optimization(batch_size=16, epochs=1, ema_decay=0.9),
+            compute=Compute(precision="fp32"),
+            lifecycle=Lifecycle(on_divergence=policy, log_every=2, save_every=2),
+        )
+        made = trainer(processes, out / policy, settings)
+        weights, inner = [], made.forward_backward
+
+        def forward_backward(batch, made: Trainer = made, weights: list = weights, inner=inner) -> torch.Tensor:
+            weights.append([p.flatten()[:50].tolist() for p in made.state.network.parameters()])
+            bad = made.state.progress.update == 4 and processes.rank == processes.size - 1
+            engine.F = SimpleNamespace(cross_entropy=nan_entropy) if bad else F
+            try:
+                return inner(batch)
+            finally:
+                engine.F = F
+
+        made.forward_backward = forward_backward
+        error = ""
+        try:
+            made.train_epoch()
+        except Diverged as raised:
+            error = str(raised)
+        made.note_saved(wait=True)
+        made.journal.close()
+        statistics = [b.tolist() for n, b in made.state.network.named_buffers() if "running" in n]
+        after = [p.flatten()[:50].tolist() for p in made.state.network.parameters()]
+        found[policy] = {"error": error, "weights": [*weights, after], "statistics": statistics}
+    return found
+
+
+def nan_entropy(*arguments: object, **options: object) -> torch.Tensor:
+    """A loss that is not a number, whose gradient is one."""
+    return F.cross_entropy(*arguments, **options) + math.nan
 
 
 real_registry = assembly.registry
@@ -216,6 +273,7 @@ def main() -> None:
         "learned": learned(processes, out),
         "rates": used_rates(processes, out),
         "statistics": statistics(processes, out),
+        "diverged": diverged(processes, out),
     }
     (out / f"{processes.rank}.json").write_text(json.dumps(found))
     processes.close(0)

@@ -205,6 +205,7 @@ def test_an_optimizer_that_was_saved_goes_on_bit_for_bit(settings: Optimization)
 def test_slots_are_named_by_their_parameters() -> None:
     net = network()
     optimizer = make_optimizer(net, Optimization())
+    optimizer.state.clear()
     assert optimizer_tensors(net, optimizer) == {}
     learn(net, optimizer, range(1))
     assert set(optimizer_tensors(net, optimizer)) == {f"{name}/momentum_buffer" for name, _ in net.named_parameters()}

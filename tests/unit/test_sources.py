@@ -1,3 +1,7 @@
+import hashlib
+import http.client
+import os
+import pickle
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -8,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from distrib.images.decoding import ImageError
 from distrib.images.sources import load, locate
 from distrib.images.splits import ArraySplit
 from distrib.settings import Data, SettingsError
@@ -128,8 +133,12 @@ def test_a_folder_tree_gives_classes_in_order_of_name(tree: Callable[[dict[str, 
         ({"test/cat": 1}, "no folder 'train'"),
         ({"train/cat": 1}, "no folder 'test'"),
         ({"train/cat": 1, "test/cat": 1, "test/emu": 1}, "has classes that .*train has not: emu"),
-        ({"train/cat": 0, "test/cat": 1}, "train has no images"),
+        ({"train/cat": 0, "test/cat": 1}, "train has classes without images: cat. Remove their folders or fill them"),
+        ({"train/cat": 1, "train/dog": 0, "train/emu": 0, "test/cat": 1}, "has classes without images: dog, emu"),
         ({"train/cat": 1, "test/cat": 0}, "test has no images"),
+        ({"train/cat": 1, "test": 0}, "test has no images"),
+        ({"train": 3, "test/cat": 1}, "train has no folders of classes"),
+        ({"train/cat": 1, "test/Cat": 1}, "has classes that .*train has not: Cat"),
     ],
 )
 def test_an_unusable_tree_is_told(
@@ -137,6 +146,92 @@ def test_an_unusable_tree_is_told(
 ) -> None:
     with pytest.raises(SettingsError, match=message):
         from_(f"folder:{tree(folders)}")
+
+
+def test_a_class_may_be_absent_from_the_test_images(tree: Callable[[dict[str, int]], Path]) -> None:
+    found = from_(f"folder:{tree({'train/cat': 2, 'train/dog': 2, 'test/dog': 3})}")
+    assert found.classes == ("cat", "dog")
+    assert found.test.labels.tolist() == [1, 1, 1]
+
+
+def test_what_begins_with_a_dot_is_neither_class_nor_image(tree: Callable[[dict[str, int]], Path]) -> None:
+    root = tree({"train/cat": 2, "train/.ipynb_checkpoints": 1, "test/cat": 1, "test/.thumbnails": 1})
+    (root / "train" / "cat" / "._0.png").write_bytes(b"what a Mac leaves behind")
+    found = from_(f"folder:{root}")
+    assert found.classes == ("cat",)
+    assert len(found.train.labels) == 2
+
+
+def test_only_files_and_links_are_images(tree: Callable[[dict[str, int]], Path]) -> None:
+    root = tree({"train/cat": 2, "test/cat": 1})
+    os.mkfifo(root / "train" / "cat" / "pipe.jpg")
+    (root / "train" / "cat" / "folder.jpg").mkdir()
+    (root / "train" / "cat" / "link.png").symlink_to(root / "test" / "cat" / "0.png")
+    (root / "train" / "cat" / "loose.png").symlink_to(root / "gone.png")
+    found = from_(f"folder:{root}")
+    assert [path.name for path in found.train.paths] == ["0.png", "1.png", "link.png", "loose.png"]
+    assert found.train.image(2).size == (8, 8)
+    with pytest.raises(ImageError, match=r"loose\.png"):
+        found.train.image(3)
+
+
+def test_a_file_in_the_place_of_a_folder_is_told(tree: Callable[[dict[str, int]], Path]) -> None:
+    root = tree({"test/cat": 1})
+    (root / "train").write_text("no folder")
+    with pytest.raises(SettingsError, match=r"has no folder 'train': --data folder:.* should hold train/<class>/\*"):
+        from_(f"folder:{root}")
+    for place in (root / "train", root / "nowhere", root / ("long" * 100)):
+        with pytest.raises(SettingsError, match=f"folder:.*{place.name}"):
+            from_(f"folder:{place}")
+
+
+@pytest.mark.parametrize("place", ["train", "train/cat", "test", "test/cat"])
+def test_a_folder_that_may_not_be_read_is_told(
+    tree: Callable[[dict[str, int]], Path], monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    root = tree({"train/cat": 1, "test/cat": 1})
+    scan = os.scandir
+
+    def refuse(path: Path) -> Any:
+        if Path(path) == root / place:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(SettingsError, match=f"cannot be read: .*Permission denied: .*{place}"):
+        from_(f"folder:{root}")
+
+
+@pytest.mark.parametrize("place", ["train", "train/dog", "test", "test/dog"])
+def test_a_link_in_a_circle_is_told(tree: Callable[[dict[str, int]], Path], place: str) -> None:
+    root = tree({name: 1 for name in ("train/cat", "test/cat") if not name.startswith(f"{place}/")})
+    if (root / place).exists():
+        (root / place).rename(root / "away")
+    (root / place).symlink_to(Path(place).name)
+    with pytest.raises(SettingsError, match=f"--data folder:{root} "):
+        from_(f"folder:{root}")
+
+
+def test_a_link_to_a_folder_above_is_not_followed_round(tree: Callable[[dict[str, int]], Path]) -> None:
+    root = tree({"train/cat": 1, "test/cat": 1})
+    (root / "train" / "cat" / "up").symlink_to(root / "train")
+    assert len(from_(f"folder:{root}").train.labels) == 1
+
+
+def test_a_class_whose_name_is_no_text_is_told(tree: Callable[[dict[str, int]], Path]) -> None:
+    root = tree({"train/cat": 1, "test/cat": 1})
+    (root / "train" / os.fsdecode(b"caf\xe9")).mkdir()
+    with pytest.raises(
+        SettingsError, match=r"a class whose name is no text, 'caf\\udce9': rename its folder"
+    ) as refusal:
+        from_(f"folder:{root}")
+    assert str(refusal.value).isascii()
+
+
+@pytest.mark.parametrize("kind", ["folder", "hf"])
+def test_a_home_of_nobody_is_told(kind: str) -> None:
+    with pytest.raises(SettingsError, match="~nobody-of-that-name/images cannot be found"):
+        from_(f"{kind}:~nobody-of-that-name/images")
 
 
 def test_a_table_with_class_names_and_a_test_split(table: Callable[..., str]) -> None:
@@ -166,18 +261,151 @@ def test_a_table_without_class_names_or_test_split_sets_every_tenth_aside(table:
 def test_a_table_without_a_column_is_told(table: Callable[..., str], missing: str) -> None:
     made = columns(10)
     del made[missing]
-    with pytest.raises(SettingsError, match="needs an image and a label column; it has"):
+    with pytest.raises(SettingsError, match="needs a column of the type Image and a label column; it has"):
         from_(table("train", made))
 
 
-def test_a_table_whose_labels_are_words_is_told(table: Callable[..., str]) -> None:
-    with pytest.raises(SettingsError, match="label"):
-        from_(table("train", columns(10) | {"label": ["cat", "dog"] * 5}))
+@pytest.mark.parametrize(
+    ("odd", "told"), [(None, "None"), (-1, "-1"), (2.5, "2.5"), ("cat", "'cat'"), ([1], r"\[1\]"), (2**63, str(2**63))]
+)
+def test_a_label_that_is_no_class_number_is_told(table: Callable[..., str], odd: Any, told: str) -> None:
+    import pyarrow as pa
+
+    kind = type(odd) if isinstance(odd, float | str | list) else int
+    labels = [kind(n) if kind is not list else [n] for n in range(9)]
+    first = 0 if kind is not int else 4
+    labels[4] = odd
+    if odd == 2**63:
+        labels = pa.array(labels, type=pa.uint64())
+    with pytest.raises(SettingsError, match=f"row {first} of .*table/train, column 'label', holds .*a class number"):
+        from_(table("train", columns(9) | {"label": labels}))
+    with pytest.raises(SettingsError, match=f"holds {told}: " if first else "holds "):
+        from_(table("train", columns(9) | {"label": labels}))
 
 
-def test_a_table_with_a_missing_label_is_told(table: Callable[..., str]) -> None:
-    with pytest.raises(SettingsError, match="label"):
-        from_(table("train", columns(10) | {"label": [0, None] * 5}))
+def test_a_missing_name_among_class_names_is_told(table: Callable[..., str]) -> None:
+    from datasets import ClassLabel
+
+    made = columns(10) | {"label": [1, None] * 5}
+    with pytest.raises(SettingsError, match=r"row 1 of .*holds None"):
+        from_(table("train", made, label=ClassLabel(names=["cat", "dog"])))
+
+
+def test_labels_of_no_possible_class_are_told(table: Callable[..., str]) -> None:
+    with pytest.raises(SettingsError, match="has the label 1000000000000 but only 9 training images"):
+        from_(table("train", columns(10) | {"label": [10**12] * 10}))
+
+
+def test_a_test_label_that_training_never_shows_is_told(table: Callable[..., str]) -> None:
+    table("train", columns(10))
+    with pytest.raises(
+        SettingsError, match="test has the label 3, but the training images have 2 classes, from 0 to 1"
+    ):
+        from_(table("test", columns(10) | {"label": [3] * 10}))
+
+
+def test_true_and_false_are_two_classes(table: Callable[..., str]) -> None:
+    found = from_(table("train", columns(20) | {"label": [True, False] * 10}))
+    assert found.classes == ("0", "1")
+    assert found.train.labels.tolist()[:4] == [1, 0, 1, 0]
+
+
+def test_test_images_without_labels_are_not_used(table: Callable[..., str]) -> None:
+    table("train", columns(20))
+    found = from_(table("test", columns(5) | {"label": [-1] * 5}))
+    assert (len(found.train.labels), len(found.test.labels)) == (18, 2)
+
+
+def test_too_few_images_to_set_any_aside_are_told(table: Callable[..., str]) -> None:
+    with pytest.raises(SettingsError, match="has no labelled test images, nor 10 of which one could be set aside"):
+        from_(table("train", columns(9)))
+
+
+def test_a_table_of_no_rows_is_told(table: Callable[..., str]) -> None:
+    with pytest.raises(SettingsError, match="--data hf:"):
+        from_(table("train", columns(0)))
+
+
+@pytest.mark.parametrize("content", [b"", b"not parquet", b"PAR1 but no footer"])
+def test_a_file_that_is_no_parquet_is_told(table: Callable[..., str], tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "table" / "train.parquet").write_bytes(content)
+    with pytest.raises(SettingsError, match=r"--data hf:.* cannot be loaded: .*[Pp]arquet"):
+        from_(f"hf:{tmp_path / 'table'}")
+
+
+def test_a_folder_without_data_is_told(table: Callable[..., str], tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="doesn't contain any data files"):
+        from_(f"hf:{tmp_path / 'table'}")
+
+
+def test_rows_without_an_image_name_themselves(table: Callable[..., str], tmp_path: Path) -> None:
+    import pyarrow as pa
+    from datasets import Features, Image, Value
+    from pyarrow import parquet
+
+    os.mkfifo(tmp_path / "pipe.png")
+    cells = [None, {}, {"bytes": b"words"}, *({"path": path} for path in (str(tmp_path / "pipe.png"), "gone.png", ""))]
+    rows = pa.table(
+        {"image": cells, "label": [0] * 6}, schema=Features({"image": Image(), "label": Value("int64")}).arrow_schema
+    )
+    parquet.write_table(rows, tmp_path / "table" / "train.parquet")
+    found = from_(table("test", columns(5, classes=1))).train
+    for row, reason in enumerate(["holds no image", "holds no image", "is not an image", "pipe", "gone", "no image"]):
+        with pytest.raises(ImageError, match=f"row {row} of .*table/train, column 'image', .*{reason}"):
+            found.image(row)
+
+
+def test_a_damaged_test_image_is_no_reason_not_to_begin(tree: Callable[[dict[str, int]], Path], tmp_path: Path) -> None:
+    root = tree({"train/cat": 12, "train/dog": 12, "test/cat": 2, "test/dog": 2})
+    (root / "test" / "cat" / "0.png").write_bytes(b"not an image")
+    found = from_(f"hf:{root}")
+    assert found.classes == ("cat", "dog")
+    with pytest.raises(ImageError, match=r"row 0 of .*/test, column 'image', file .*0\.png, is not an image"):
+        found.test.image(0)
+    assert found.test.image(1).size == (8, 8)
+
+
+class Trap:
+    """What runs a command when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.fixture
+def trap(tmp_path: Path) -> Trap:
+    trap = Trap(tmp_path / "sprung")
+    pickle.loads(pickle.dumps(trap))  # noqa: S301 - it would work
+    trap.path.rmdir()
+    return trap
+
+
+@pytest.mark.parametrize("name", ["table.py", "loader.py", "__init__.py", "dataset_infos.py"])
+def test_a_script_in_a_data_set_is_never_run(table: Callable[..., str], tmp_path: Path, trap: Trap, name: str) -> None:
+    place = table("train", columns(20))
+    (tmp_path / "table" / name).write_text(f"import os\nos.mkdir({str(trap.path)!r})\n")
+    if name == "table.py":  # named like its folder: how data sets once said how to load them
+        with pytest.raises(SettingsError, match=r"scripts are no longer supported, but found table\.py"):
+            from_(place)
+    else:
+        assert len(from_(place).train.labels) == 18
+    assert not trap.path.exists()
+
+
+@pytest.mark.parametrize("name", ["train.pkl", "train.pickle", "train.pt", "train.npy", "train.joblib"])
+def test_a_pickle_in_a_data_set_is_never_opened(
+    table: Callable[..., str], tmp_path: Path, trap: Trap, name: str
+) -> None:
+    (tmp_path / "table" / name).write_bytes(pickle.dumps(trap))
+    (tmp_path / "table" / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  builder_name: pandas\n---\n"
+    )
+    with pytest.raises(SettingsError, match="--data hf:"):
+        from_(f"hf:{tmp_path / 'table'}")
+    assert not trap.path.exists()
 
 
 def test_a_table_without_a_train_split_is_told(table: Callable[..., str]) -> None:
@@ -207,6 +435,73 @@ def test_named_data_that_cannot_be_had_says_what_to_do(tmp_path: Path, name: str
     for needle in (f"--data {name}", str(tmp_path / "data"), "--data-root", "--data digits", "no network"):
         assert needle in message
     assert not (tmp_path / "data").exists()
+
+
+@pytest.fixture
+def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Writes a little CIFAR-10, whose sums are those that torchvision knows unless ``damaged`` names a file."""
+    from torchvision.datasets import CIFAR10
+
+    def write(damaged: str | None = None, instead: object = None) -> Path:
+        folder = tmp_path / "root" / "cifar-10-batches-py"
+        folder.mkdir(parents=True)
+        sums = {}
+        for number, name in enumerate([*(f"data_batch_{n}" for n in range(1, 6)), "test_batch", "batches.meta"]):
+            entry: Any = {"data": np.full((2, 3072), number, dtype=np.uint8), "labels": [number, 0]}
+            content = pickle.dumps({"label_names": list("abcdefghij")} if name == "batches.meta" else entry)
+            sums[name] = hashlib.md5(content, usedforsecurity=False).hexdigest()
+            (folder / name).write_bytes(pickle.dumps(instead) if name == damaged else content)
+        monkeypatch.setattr(CIFAR10, "train_list", [[f"data_batch_{n}", sums[f"data_batch_{n}"]] for n in range(1, 6)])
+        monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", sums["test_batch"]]])
+        monkeypatch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": sums["batches.meta"]})
+        return folder.parent
+
+    return write
+
+
+@pytest.mark.usefixtures("unplugged")
+def test_an_archive_with_the_right_sums_is_read(archive: Callable[..., Path]) -> None:
+    root = archive()
+    assert locate(Data(data="auto", data_root=root)) == "cifar10"
+    found = from_("cifar10", data_root=root)
+    assert found.classes == tuple("abcdefghij")
+    assert found.train.labels.tolist() == [0, 0, 1, 0, 2, 0, 3, 0, 4, 0]
+    assert found.train.pixels.shape == (10, 32, 32, 3)
+    assert found.test.labels.tolist() == [5, 0]
+
+
+@pytest.mark.usefixtures("unplugged")
+@pytest.mark.parametrize("damaged", ["data_batch_1", "data_batch_5", "test_batch", "batches.meta"])
+def test_an_archive_with_other_sums_is_refused_before_it_is_unpickled(
+    archive: Callable[..., Path], trap: Trap, damaged: str
+) -> None:
+    root = archive(damaged, trap)
+    for look in (locate, lambda data: load("cifar10", data)):
+        with pytest.raises(SettingsError, match=r"--data cifar10 is not in .*could not be downloaded"):
+            look(Data(data="cifar10", data_root=root))
+    assert locate(Data(data="auto", data_root=root)) == "digits"
+    assert not trap.path.exists()
+
+
+@pytest.mark.parametrize("name", ["auto", "cifar10", "cifar100"])
+def test_a_data_root_that_is_a_file_is_told(tmp_path: Path, name: str) -> None:
+    (tmp_path / "data").write_text("no folder")
+    with pytest.raises(SettingsError, match=r"--data-root .*data is a file: name a folder"):
+        locate(Data(data=name, data_root=tmp_path / "data"))
+
+
+@pytest.mark.parametrize(
+    "error", [http.client.BadStatusLine("gibberish"), ConnectionResetError("gone"), TimeoutError()]
+)
+def test_a_strange_answer_from_the_network_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(urllib.request, "urlopen", fail)
+    with pytest.raises(SettingsError, match=r"--data cifar10 is not in .* could not be downloaded"):
+        locate(Data(data="cifar10", data_root=tmp_path))
 
 
 @pytest.mark.usefixtures("unplugged")

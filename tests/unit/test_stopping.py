@@ -1,10 +1,14 @@
 import os
 import signal
+import subprocess
+import sys
+import textwrap
 from collections.abc import Iterator
 
 import pytest
 
-from distrib.lifecycle.stopping import SIGNALS, StopRequest
+from distrib.lifecycle.stopping import SIGNALS, Stopped, StopRequest
+from tests.launching import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -22,12 +26,36 @@ def send(number: signal.Signals) -> None:
         pass
 
 
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
-def test_a_signal_sets_the_flag(number: signal.Signals) -> None:
+def test_a_signal_sets_the_flag_once_there_is_something_to_save(number: signal.Signals) -> None:
     with StopRequest() as stop:
+        stop.at_once = False
         assert stop.signal is None
         send(number)
         assert stop.signal == number.name
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
+def test_before_that_it_ends_the_run_where_it_is(number: signal.Signals) -> None:
+    with StopRequest() as stop:
+        with pytest.raises(Stopped, match=number.name):
+            send(number)
+        assert stop.signal == number.name
+        send(signal.SIGTERM)  # another one does not disturb what is being closed
+
+
+def test_what_a_library_catches_does_not_stop_it() -> None:
+    with StopRequest(), pytest.raises(Stopped):  # noqa: PT012
+        try:
+            send(signal.SIGTERM)
+        except Exception:  # noqa: BLE001 - as a library would
+            pytest.fail("a library took the request for its own error")
 
 
 def test_other_signals_keep_their_handlers() -> None:
@@ -50,35 +78,60 @@ def test_the_old_handlers_come_back_after_an_error() -> None:
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
-def test_a_second_interrupt_means_now() -> None:
+BLOCKED = """
+    import os, signal, threading
+    from distrib.lifecycle.stopping import StopRequest
     with StopRequest() as stop:
-        send(signal.SIGINT)
-        assert stop.signal == "SIGINT"
-        with pytest.raises(KeyboardInterrupt):
-            send(signal.SIGINT)
+        stop.at_once = False
+        for number in {signals}:
+            os.kill(os.getpid(), number)
+            while stop.signal is None:
+                pass
+        print("still here", flush=True)
+        if {wait}:
+            threading.Event().wait()  # until the thread ends this process
+"""
 
 
-def test_an_interrupt_long_after_the_first_asks_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([1000.0, 1010.0, 1011.0])
-    monkeypatch.setattr("distrib.lifecycle.stopping.time.monotonic", lambda: next(clock))
-    with StopRequest() as stop:
-        send(signal.SIGINT)
-        send(signal.SIGINT)
-        assert stop.signal == "SIGINT"
-        with pytest.raises(KeyboardInterrupt):
-            send(signal.SIGINT)
+def test_a_second_interrupt_within_three_seconds_means_now() -> None:
+    done = python(BLOCKED.format(signals="[signal.SIGINT, signal.SIGINT]", wait=True))
+    assert done.returncode == 130
+    assert "Left at once" in done.stderr
 
 
-def test_a_second_termination_only_asks_again() -> None:
-    with StopRequest() as stop:
-        send(signal.SIGTERM)
-        send(signal.SIGTERM)
-        send(signal.SIGUSR2)
-        assert stop.signal == "SIGUSR2"
+@pytest.mark.parametrize("signals", ["[signal.SIGINT]", "[signal.SIGTERM, signal.SIGTERM]", "[signal.SIGUSR2] * 3"])
+def test_less_than_that_does_not(signals: str) -> None:
+    done = python(BLOCKED.format(signals=signals, wait=False))
+    assert done.returncode == 0, done.stderr
+    assert "still here" in done.stdout
 
 
-def test_an_interrupt_after_a_termination_does_not_mean_now() -> None:
-    with StopRequest() as stop:
-        send(signal.SIGTERM)
-        send(signal.SIGINT)
-        assert stop.signal == "SIGINT"
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells of a parent's death")
+def test_the_death_of_the_launcher_asks_to_stop(tmp_path) -> None:
+    script = tmp_path / "torchrun.py"  # known by its name
+    read, write = os.pipe()
+    script.write_text(
+        textwrap.dedent(f"""
+        import os, subprocess, sys
+        child = '''
+        import signal
+        from distrib.lifecycle.stopping import Stopped, StopRequest
+        try:
+            with StopRequest():
+                print("ready", flush=True)
+                signal.pause()
+        except Stopped:
+            print("asked to stop", flush=True)
+        '''
+        import textwrap
+        subprocess.Popen([sys.executable, "-c", textwrap.dedent(child)], stdout={write}, close_fds=False)
+        if os.read({read}, 5) == b"ready":
+            os.kill(os.getpid(), 9)
+        """)
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    launcher = subprocess.Popen([sys.executable, str(script)], pass_fds=(read, write), env=environment)
+    assert launcher.wait(timeout=60) == -signal.SIGKILL
+    os.close(write)
+    with os.fdopen(read) as rest:
+        assert "asked to stop" in rest.read()

@@ -1,0 +1,81 @@
+"""Updates that go wrong: kept from the weights on the device, explained and answered when somebody looks."""
+
+import math
+from dataclasses import replace
+
+import torch
+from accelerate.optimizer import AcceleratedOptimizer
+from torch import Tensor, nn
+
+from distrib.images.feed import Feed
+from distrib.learning.meter import Row
+from distrib.lifecycle.journal import Record
+
+
+class Guard:
+    """Steps the optimizer unless the gradients are not finite, and then puts the network's statistics back.
+
+    The verdict is a number on the device that nobody waits for. It is the same on all processes, as they hold the same
+    summed gradients; a loss that is not finite gets there by :func:`poisoned`.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network
+        self._kept: list[Tensor] = []
+
+    def remember(self) -> None:
+        """Keep the statistics, which the coming forward passes change. By data type, each as one tensor."""
+        groups: dict[torch.dtype, list[Tensor]] = {}
+        for buffer in self._network.buffers():  # looked up each time: to move a module replaces its buffers
+            groups.setdefault(buffer.dtype, []).append(buffer)
+        self._buffers = list(groups.values())
+        self._kept = [torch.cat([buffer.flatten() for buffer in group]) for group in self._buffers]
+
+    @torch.no_grad()
+    def step(self, optimizer: AcceleratedOptimizer, norm: Tensor) -> None:
+        """Step if the gradients' ``norm``, a scalar, is finite."""
+        bad = ~norm.isfinite()
+        if optimizer.scaler is None:  # else fp16's scaler does the same, from the same gradients
+            # What torch's own scaler hands to fused optimizers: their kernels leave everything as it is if it is 1.
+            optimizer.optimizer.found_inf = bad.to(torch.float32)
+        optimizer.step()
+        for group, kept in zip(self._buffers, self._kept, strict=True):
+            chosen = torch.where(bad, kept, torch.cat([buffer.flatten() for buffer in group]))
+            parts = chosen.split([buffer.numel() for buffer in group])
+            torch._foreach_copy_(group, [p.view_as(b) for p, b in zip(parts, group, strict=True)])
+
+
+def poisoned(loss: Tensor, factor: float) -> Tensor:
+    """``loss * factor``, whose gradients are not finite if the loss is not.
+
+    The gradient of an infinite loss may well be finite. So that no collective is needed to tell the others, a process's
+    bad loss travels in the sum of the gradients.
+    """
+    return loss * torch.where(loss.detach().isfinite(), factor, math.nan)
+
+
+def overflowed(row: Row, scale: float | None) -> bool:
+    """Whether a bad update is fp16's own overflow, after which the scaler tries a smaller ``scale``, and no divergence.
+
+    Below a scale of 1 it is the gradients that are too large. ``scale`` is None in other precisions.
+    """
+    return scale is not None and scale >= 1 and not row.ranks
+
+
+def finding(update: int, epoch: int, row: Row, feed: Feed) -> Record:
+    """What is known of a bad update (counted from 1) of an epoch (from 0): who met it first, on which images."""
+    position = update - 1 - epoch * feed.plan.updates_per_epoch
+    ranks = row.ranks or tuple(range(feed.plan.world))
+    shares = [replace(feed.plan, rank=rank).share_of(feed.seed, epoch, position) for rank in ranks]
+    images = [int(index) for share in shares for part in share for index in part]
+    return {"update": update, "loss": row.mean_loss, "grad_norm": row.grad_norm, "ranks": list(ranks), "images": images}
+
+
+def told(found: Record) -> str:
+    """A finding for a person."""
+    ranks = found["ranks"]
+    who = f"rank {ranks[0]}" if len(ranks) == 1 else f"{len(ranks)} ranks"
+    return (
+        f"update {found['update']} is not finite: loss {found['loss']:g}, gradient norm {found['grad_norm']:g}, on the "
+        f"images of {who}"
+    )

@@ -1,0 +1,73 @@
+"""Saving in the background: training waits for the copy to the host, a thread for the disk."""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distrib.lifecycle import checkpoints
+from distrib.lifecycle.checkpoints import Tensors
+from distrib.lifecycle.ending import Failed
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What became of a save."""
+
+    update: int
+    epoch: int
+    seconds: float
+    """Time the thread took."""
+    error: str | None
+    """Why there is no checkpoint, if so."""
+
+
+class Saver:
+    """Writes checkpoints below ``folder``, one at a time, on rank 0.
+
+    ``keeps`` says which of the older ones stay. ``before`` is called in the thread before a checkpoint is written: what
+    lies beside it on the disk must not be older than it.
+    """
+
+    def __init__(self, folder: Path, keeps: checkpoints.Retention, before: Callable[[], None]) -> None:
+        self._folder, self._keeps, self._before = folder, keeps, before
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="saver", initializer=yield_cores)
+        self._writing: Future[Saved] | None = None
+
+    def save(self, groups: dict[str, Tensors], state: dict[str, Any]) -> None:
+        """Begin to save copies that nobody will change. The save before must have been waited for."""
+        assert self._writing is None
+        self._writing = self._thread.submit(self._write, groups, state)
+
+    def outcome(self, *, wait: bool) -> Saved | None:
+        """What became of the save under way: None if there is none or, unless told to ``wait``, if it still goes on.
+
+        Raises:
+            Failed: it failed and no checkpoint stands: the run would go on for nothing.
+        """
+        if self._writing is None or not (wait or self._writing.done()):
+            return None
+        saved, self._writing = self._writing.result(), None
+        if saved.error and not checkpoints.every(self._folder):
+            raise Failed(f"{saved.error}, and there is no older one. Make room, or choose another --out")
+        return saved
+
+    def _write(self, groups: dict[str, Tensors], state: dict[str, Any]) -> Saved:
+        started, error = time.perf_counter(), None
+        try:
+            self._before()
+            checkpoints.save(self._folder, groups, state, self._keeps)
+        except OSError as failure:
+            error = f"the checkpoint of update {state['update']} could not be written ({failure})"
+        return Saved(state["update"], state["epoch"], time.perf_counter() - started, error)
+
+
+def yield_cores() -> None:
+    """Let training's threads go first, where the system can tell threads apart."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)

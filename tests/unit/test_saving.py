@@ -1,0 +1,91 @@
+import errno
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from distrib.lifecycle import checkpoints
+from distrib.lifecycle.checkpoints import Retention
+from distrib.lifecycle.ending import Failed
+from distrib.lifecycle.saving import Saver
+
+GROUPS = {"model": {"weight": torch.ones(3)}}
+
+
+def state(update: int) -> dict[str, Any]:
+    return {"update": update, "epoch": 1, "finished": False, "data": {}, "test_top1": None}
+
+
+def full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_nothing_under_way_has_no_outcome(tmp_path: Path) -> None:
+    assert Saver(tmp_path, Retention(), before=lambda: None).outcome(wait=True) is None
+
+
+def test_saving_does_not_keep_the_caller_waiting(tmp_path: Path) -> None:
+    gate = threading.Event()
+    saver = Saver(tmp_path, Retention(), before=lambda: gate.wait() and None)
+    saver.save(GROUPS, state(3))
+    assert saver.outcome(wait=False) is None  # it is still at the gate
+    assert checkpoints.every(tmp_path) == []
+    gate.set()
+    saved = saver.outcome(wait=True)
+    assert saved is not None
+    assert (saved.update, saved.epoch, saved.error) == (3, 1, None)
+    assert saved.seconds > 0
+    assert [c.update for c in checkpoints.every(tmp_path)] == [3]
+    assert saver.outcome(wait=True) is None  # told once
+
+
+def test_there_is_at_most_one_in_flight(tmp_path: Path) -> None:
+    saver = Saver(tmp_path, Retention(), before=lambda: None)
+    saver.save(GROUPS, state(1))
+    with pytest.raises(AssertionError):
+        saver.save(GROUPS, state(2))
+    saver.outcome(wait=True)
+
+
+def test_on_a_full_disk_the_older_one_stands_and_the_next_save_is_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saver = Saver(tmp_path, Retention(), before=lambda: None)
+    saver.save(GROUPS, state(1))
+    saver.outcome(wait=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "sync", full)
+        saver.save(GROUPS, state(2))
+        saved = saver.outcome(wait=True)
+        assert saved is not None
+        assert saved.error is not None
+        assert "update 2 could not be written" in saved.error
+        assert "No space left" in saved.error
+    saver.save(GROUPS, state(3))
+    saver.outcome(wait=True)
+    assert [c.update for c in checkpoints.every(tmp_path)] == [1, 3]
+
+
+def test_without_an_older_one_the_run_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saver = Saver(tmp_path, Retention(), before=full)
+    saver.save(GROUPS, state(1))
+    with pytest.raises(Failed, match=r"No space left.*Make room"):
+        saver.outcome(wait=True)
+    assert saver.outcome(wait=True) is None
+
+
+def test_a_bug_in_the_thread_is_not_lost(tmp_path: Path) -> None:
+    saver = Saver(tmp_path, Retention(), before=lambda: None)
+    saver.save({"model": {"weight": "no tensor"}}, state(1))
+    with pytest.raises(ValueError, match="expected torch"):
+        saver.outcome(wait=True)
+
+
+def test_what_lies_beside_it_is_written_first(tmp_path: Path) -> None:
+    seen = []
+    saver = Saver(tmp_path, Retention(), before=lambda: seen.append(checkpoints.every(tmp_path)))
+    saver.save(GROUPS, state(1))
+    saver.outcome(wait=True)
+    assert seen == [[]]
