@@ -1,4 +1,4 @@
-"""The command ``distrib VERB``: train, evaluate, predict, models."""
+"""The command ``distrib VERB``: see :data:`USAGE`."""
 
 import importlib
 import sys
@@ -8,14 +8,17 @@ from distrib.settings import nearest
 
 USAGE = """usage: distrib VERB [ARGUMENTS]
 
-  train      train an image classifier (the same as python distrib/train.py)
-  evaluate   score a run on its test images
-  predict    name the classes of image files
-  models     list the networks, or show one of them
+  train        train an image classifier (the same as python distrib/train.py)
+  doctor       look at this machine, and at what the flags of train ask of it, without training
+  evaluate     score a run on its test images
+  predict      name the classes of image files
+  checkpoints  list a run's checkpoints and whether they are whole
+  verify       prove on this machine that a killed run goes on bit for bit
+  models       list the networks, or show one of them
 
 `distrib VERB --help` tells more of each."""
 
-VERBS = ("train", "evaluate", "predict", "models")
+VERBS = ("train", "doctor", "evaluate", "predict", "checkpoints", "verify", "models")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,6 +40,9 @@ def _run(verb: str, arguments: list[str]) -> int:
     # Imported one by one: each verb's imports are seconds that the others should not pay.
     module = {
         "train": "distrib.train",
+        "doctor": "distrib.insight.doctor",
+        "checkpoints": "distrib.insight.checkpoint_table",
+        "verify": "distrib.insight.verification",
         "evaluate": "distrib.insight.evaluation",
         "predict": "distrib.insight.prediction",
         "models": "distrib.zoo.listing",

@@ -30,6 +30,7 @@ from distrib.lifecycle.ending import DIVERGED, FAILED, Ending, Failed
 from distrib.lifecycle.folder import RunFolder, write_environment
 from distrib.lifecycle.heartbeat import Pulse
 from distrib.lifecycle.journal import Journal
+from distrib.lifecycle.preflight import check_data, check_ranks, image_facts, room_in
 from distrib.lifecycle.processes import Processes
 from distrib.lifecycle.saving import Saver
 from distrib.lifecycle.stopping import StopRequest
@@ -40,14 +41,17 @@ from distrib.zoo import registry
 def resolve(settings: Settings, processes: Processes) -> Settings:
     """Replace ``auto`` where what it stands for must not change when the run goes on: the data set and the precision.
 
-    Rank 0 looks for the data set, downloading it if need be, and all ranks follow.
+    Rank 0 looks for the data set, downloading it if need be, and all ranks follow. First of all it is seen to it that
+    they were asked for the same.
     """
+    for note in check_ranks(settings, processes):
+        say(processes, note)
     place = processes.agreed(lambda: sources.locate(settings.data))
-    if processes.is_main and settings.data.data == "auto" and place == "digits":
-        print(
-            f"NOTE: CIFAR-10 is not in {settings.data.data_root.absolute()} and cannot be downloaded. Training on the "
+    if settings.data.data == "auto" and place == "digits":
+        say(
+            processes,
+            f"CIFAR-10 is not in {settings.data.data_root.absolute()} and cannot be downloaded. Training on the "
             "embedded 'digits' instead (1,797 images of 8x8 pixels). Choose with --data.",
-            flush=True,
         )
     return dataclasses.replace(
         settings,
@@ -67,7 +71,9 @@ def assemble(
     """Build the parts of a run: images, feed, network, optimizer, average, rates; go on from the checkpoint, if any."""
     check_shares(settings.optimization.batch_size, processes.size)  # before minutes of decoding
     data = processes.node_first(lambda: sources.load(settings.data.data, settings.data))
+    check_data(image_facts(data), processes)
     feed = Feed(data, settings, processes, processes.device)
+    check_data(feed.facts(), processes)
     plan, optimization, schedule = feed.plan, settings.optimization, settings.schedule
     network = processes.node_first(lambda: make_network(settings, feed, processes.device, fresh=checkpoint is None))
     optimizer = make_optimizer(network, optimization)
@@ -131,12 +137,14 @@ def restore(state: TrainState, checkpoint: Checkpoint, feed: Feed, processes: Pr
             "Bring back the old images, or train under another --name, from these weights if you like (--init)"
         )
     state.restore(checkpoint, processes)
-    if processes.is_main and (before := checkpoint.state["world_size"]) != processes.size:
-        print(
-            f"NOTE: the run was on {before} processes and goes on with {processes.size}: with the same images, but not "
-            "bit for bit",
-            flush=True,
-        )
+    if (before := checkpoint.state["world_size"]) != processes.size:
+        say(processes, f"the run was on {before} processes and is now on {processes.size}: not the same bit for bit")
+
+
+def say(processes: Processes, note: str) -> None:
+    """Print a note, from rank 0."""
+    if processes.is_main:
+        print(f"NOTE: {note}", flush=True)
 
 
 def begin(trainer: Trainer, *, resumed: bool, ending: Ending) -> None:
@@ -146,6 +154,9 @@ def begin(trainer: Trainer, *, resumed: bool, ending: Ending) -> None:
         return
     settings, progress, folder = trainer.settings, trainer.state.progress, trainer.folder
     write_environment(folder, trainer.processes)
+    note = room_in(folder, trainer.state.network, settings, trainer.processes.size, trainer.rates.total)
+    if note is not None:
+        say(trainer.processes, note)
     wandb = mode(settings.tracking.wandb, os.environ)
     console = Console(
         header(trainer, wandb),
@@ -162,17 +173,17 @@ def begin(trainer: Trainer, *, resumed: bool, ending: Ending) -> None:
     trainer.journal.event(event, update=progress.update, epoch=progress.epoch, world_size=trainer.processes.size)
 
 
-def finish(trainer: Trainer, code: int) -> None:
+def finish(trainer: Trainer, ending: Ending) -> None:
     """Note in the journal how the run ended, close it, and say what was reached and how to go on."""
     if not trainer.processes.is_main:
         return
     with contextlib.suppress(Failed):  # it was said when it was met
         trainer.note_saved(wait=True)
     progress = trainer.state.progress
-    facts: dict[str, Any] = {"update": progress.update, "epoch": progress.epoch, "exit_code": code}
+    facts: dict[str, Any] = {"update": progress.update, "epoch": progress.epoch, "exit_code": ending.code}
     if trainer.stop.signal:
         facts["signal"] = trainer.stop.signal
-    how = "failed" if code in (FAILED, DIVERGED) else "end" if progress.finished else "stop"
+    how = "failed" if ending.code in (FAILED, DIVERGED) else "end" if progress.finished else "stop"
     trainer.journal.event(how, **facts)
     trainer.journal.close()
     print(closing_text(trainer, failed=how == "failed"), flush=True)

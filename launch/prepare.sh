@@ -9,6 +9,8 @@ fi
 
 # A worker that was told to end may be saving. torchrun would kill it after 30 seconds.
 export PET_SHUTDOWN_TIMEOUT="${PET_SHUTDOWN_TIMEOUT:-120}"
+# With which a cluster says that time is nearly up. torchrun would die of it.
+export PET_SIGNALS_TO_HANDLE="${PET_SIGNALS_TO_HANDLE:-SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR2}"
 
 refuse() {
   echo "error: $*" >&2

@@ -4,7 +4,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -87,6 +88,28 @@ def follow(process: subprocess.Popen[str], folder: Path, enough: Callable[[dict]
         if any(enough(json.loads(line)) for line in lines):
             return
     raise AssertionError(f"the run ended first, with {process.returncode}:\n{process.stdout.read()}")
+
+
+def pids(folder: Path) -> dict[int, int]:
+    """Process ids of the ranks of a run, by rank, as their heartbeats give them."""
+    beats = (json.loads(file.read_text()) for file in (folder / "heartbeats").glob("rank-*.json"))
+    return {beat["rank"]: beat["pid"] for beat in beats}
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is there, and not just waiting for its parent to notice that it ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def wait_until_gone(processes: Iterable[int], seconds: float = 60) -> None:
+    """Return once none of the processes is there any more."""
+    end = time.monotonic() + seconds
+    left = set(processes)
+    while left := {pid for pid in left if alive(pid)}:
+        assert time.monotonic() < end, f"processes {left} were left behind"
 
 
 def hashes(folder: Path) -> dict[str, str]:

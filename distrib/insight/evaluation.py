@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,13 +9,12 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
-from distrib.command import refuse
 from distrib.images import sources
-from distrib.images.decoding import ImageError
 from distrib.images.feed import TestFeed
 from distrib.insight.runs import Run, Which, load_run
 from distrib.insight.summary import aligned
 from distrib.learning.scoring import Scores, evaluate
+from distrib.lifecycle.ending import Ending
 from distrib.lifecycle.processes import Processes, start
 from distrib.settings import Precision, SettingsError
 
@@ -44,21 +42,16 @@ class Request:
 def main(arguments: list[str]) -> int:
     """Evaluate as the arguments ask; return the exit code."""
     request = tyro.cli(Request, args=arguments, prog="distrib evaluate")
-    try:
+    with Ending() as ending:
         run = load_run(request.run, request.checkpoint)
         precision = request.precision or run.settings.compute.precision
         compute = dataclasses.replace(run.settings.compute, device=request.device, precision=precision)
         processes = start(compute)
+        ending.then(processes.close)
         scores = score(run, request, processes)
-    except SettingsError as error:
-        refuse(str(error))
-    except ImageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    if processes.is_main:
-        _show(run, scores, as_json=request.json)
-    processes.close(0)
-    return 0
+        if processes.is_main:
+            _show(run, scores, as_json=request.json)
+    return ending.code
 
 
 def score(run: Run, request: Request, processes: Processes) -> Scores:

@@ -27,7 +27,7 @@ from distrib.learning.rates import Rates
 from distrib.learning.scoring import Scores, evaluate
 from distrib.learning.state import Progress, TrainState
 from distrib.lifecycle import checkpoints
-from distrib.lifecycle.ending import Diverged
+from distrib.lifecycle.ending import Diverged, Failed
 from distrib.lifecycle.folder import RunFolder
 from distrib.lifecycle.heartbeat import Pulse
 from distrib.lifecycle.journal import Journal, Record
@@ -292,6 +292,8 @@ class Trainer:
             return
         facts: dict[str, Any] = {"update": saved.update, "epoch": saved.epoch, "seconds": round(saved.seconds, 3)}
         facts["wait"] = round(self.save_wait, 3)  # of training, for the copy
+        if saved.error and self.state.progress.finished:
+            raise Failed(f"{saved.error}. Make room and give the same command: it goes on from the one before")
         if saved.error:
             print(f"WARNING: {saved.error}; the older ones stand, and training goes on", file=sys.stderr, flush=True)
             facts["error"] = saved.error

@@ -80,7 +80,7 @@ class Checkpoint:
         """Test accuracy of its weights, of 1; None if they were not evaluated, or the state cannot be read."""
         try:
             return float(self.state["test_top1"])
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+        except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
             return None  # but not if the disk does not answer: what cannot be read now must not be pruned
 
 

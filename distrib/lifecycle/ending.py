@@ -36,13 +36,15 @@ class Ending:
 
     def __init__(self) -> None:
         self.code = FINISHED
+        self.together = True
+        """Whether all ranks end here, so that one may wait for another."""
         self.blame: Callable[[], str | None] = lambda: None
         """Says who else ended first, so that an error here is but a consequence: an empty text if that one has told it
         or another tells it, None if nobody did."""
-        self._calls: list[Callable[[int], None]] = []
+        self._calls: list[Callable[[Ending], None]] = []
 
-    def then(self, call: Callable[[int], None]) -> None:
-        """Call ``call`` with the exit code once it is known; the last one asked for comes first."""
+    def then(self, call: Callable[["Ending"], None]) -> None:
+        """Call ``call`` with this once the exit code is known; the last one asked for comes first."""
         self._calls.insert(0, call)
 
     def __enter__(self) -> Self:
@@ -56,10 +58,11 @@ class Ending:
         if error is not None and not isinstance(error, Exception | Stopped):
             return False
         self.code, told = self._judge(error)
+        self.together = self.code != FAILED and not (isinstance(error, Stopped) and error.at_once)
         if told:
             print(told, file=sys.stderr if self.code not in (FINISHED, STOPPED) else sys.stdout, flush=True)
         for call in self._calls:
-            call(self.code)
+            call(self)
         self._calls.clear()
         return True
 

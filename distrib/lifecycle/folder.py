@@ -102,7 +102,7 @@ def _prepare(settings: Settings, lock: Lock) -> tuple[Path, Path | None]:
         folder.checkpoints.mkdir(parents=True, exist_ok=True)
         lock.take(folder.path)
         if folder.settings.exists():
-            _compare(folder, settings)
+            compare(folder, settings)
         checkpoint, messages = checkpoints.newest(folder.checkpoints)
     except OSError as error:
         raise SettingsError(f"cannot write to {settings.lifecycle.out}: {error}. Choose another --out") from None
@@ -142,7 +142,7 @@ def _fresh_path(settings: Settings) -> Path:
     raise AssertionError
 
 
-def _compare(folder: RunFolder, settings: Settings) -> None:
+def compare(folder: RunFolder, settings: Settings) -> None:
     """Refuse to go on with a run under settings that would make it another one."""
     before, now = command.load(folder.settings).flat(), settings.flat()
     changed = [key for key in now if key not in FREE and not _same(key, before[key], now[key])]

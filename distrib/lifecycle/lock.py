@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import IO
 
+from distrib.lifecycle.ending import Ending
 from distrib.lifecycle.processes import host
 from distrib.settings import SettingsError
 
@@ -42,14 +43,14 @@ class Lock:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 raise
             refusal = self._refusal(folder)
-            self.release(0)
+            self.release()
             raise SettingsError(refusal) from None
         holder = {"host": host(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         with contextlib.suppress(OSError):  # a full disk: it is held all the same
             self._file.truncate(0)
             self._file.write(json.dumps(holder).encode() + b"\n")
 
-    def release(self, _code: int) -> None:
+    def release(self, _ending: Ending | None = None) -> None:
         """Let go of it, if it was taken."""
         if self._file is not None:
             self._file.close()

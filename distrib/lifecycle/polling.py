@@ -7,7 +7,7 @@ import torch
 
 from distrib.lifecycle.processes import Processes
 
-REACTION = 1.0  # seconds between two questions: a run that is asked to stop does so within two
+REACTION = 0.5  # seconds between two questions: a run that is asked to stop does so within two
 
 
 class Poll:

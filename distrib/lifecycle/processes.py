@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, gather_object
 
 from distrib.images.decoding import ImageError
-from distrib.lifecycle.ending import FAILED, Failed, Finished
+from distrib.lifecycle.ending import Ending, Failed, Finished
 from distrib.settings import Compute, Precision, SettingsError
 
 # Long enough for one process to download or decode while the others wait. Not 600 s, Accelerate's own default: it
@@ -102,9 +102,9 @@ class Processes:
         gathered: torch.Tensor = self.accelerator.gather(tensor.unsqueeze(0))
         return gathered
 
-    def close(self, code: int) -> None:
-        """End the process group, unless the run failed: the others may be waiting in it for what never comes."""
-        if code == FAILED:
+    def close(self, ending: Ending) -> None:
+        """End the process group, unless this process leaves alone: the others may wait in it for what never comes."""
+        if not ending.together:
             return
         # gloo's threads need Python to let go of the tensors of the last collective. If the interpreter were leaving
         # by then, they would abort the process: the barrier waits until they have.

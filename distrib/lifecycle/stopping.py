@@ -23,6 +23,9 @@ class Stopped(BaseException):
     Not an Exception: it may be raised by a signal's handler, between any two lines of a library that catches those.
     """
 
+    at_once = False
+    """Whether this process leaves by itself, before all have agreed."""
+
 
 class StopRequest:
     """While entered, remembers whether a signal asked this process to stop. The old handlers come back on leaving."""
@@ -58,7 +61,9 @@ class StopRequest:
         # Nothing but a flag: a handler runs between any two instructions, also in the middle of a save or a collective.
         first, self.signal = self.signal is None, signal.Signals(number).name
         if self.at_once and first:
-            raise Stopped(f"Stopped by {self.signal} before the first update: nothing is lost.")
+            stopped = Stopped(f"Stopped by {self.signal} before the first update: nothing is lost.")
+            stopped.at_once = True
+            raise stopped
 
 
 def leave_if_interrupted_twice(signals: int) -> None:

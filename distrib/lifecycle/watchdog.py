@@ -38,12 +38,12 @@ class Watchdog(threading.Thread):
         self._closing, self._speaking = threading.Event(), threading.Lock()
         self._awake = time.monotonic()
 
-    def close(self, code: int) -> None:
+    def close(self, ending: Ending) -> None:
         """Stop watching, and leave word with which exit code this process ends."""
         self._closing.set()
         faulthandler.cancel_dump_traceback_later()
-        self._write(left=code)
-        if code == FAILED:  # what is left of collectives may keep the interpreter from ending
+        self._write(left=ending.code)
+        if not ending.together:  # what is left of collectives may keep the interpreter from ending
             faulthandler.dump_traceback_later(LEAVING, exit=True)
 
     def blame(self) -> str | None:
@@ -123,18 +123,24 @@ class Watchdog(threading.Thread):
         """Look where everybody is; the report, if it is this rank's to give."""
         self._dump()
         before = self._heartbeats.read()
-        self._closing.wait(4 * self._interval)  # within which every living process writes again
+        self._live_on()  # meanwhile every living process writes again
         beats = self._heartbeats.read()
         silent = {r for r in range(self._heartbeats.size) if beats.get(r) == before.get(r)}
         silent.discard(self._heartbeats.rank)
         if self._heartbeats.rank != min(set(range(self._heartbeats.size)) - silent):
-            self._closing.wait(4 * self._interval)  # the launcher ends all when the first one ends: let that one speak
+            self._live_on()  # the launcher ends all when the first one ends: let that one speak
             return ""
         for rank in silent:  # a stopped process heeds no launcher that asks it to end
             if self._heartbeats.peers[rank].is_here(self._heartbeats.me):
                 with contextlib.suppress(OSError):
                     os.kill(self._heartbeats.peers[rank].pid, signal.SIGKILL)
         return "\n".join([explanation(beats, silent, self._heartbeats.size), *self._stacks(silent)])
+
+    def _live_on(self) -> None:
+        """Let some time go by, in which the others see that this process lives."""
+        for _ in range(4):
+            self._write()
+            self._closing.wait(self._interval)
 
     def _dump(self) -> None:
         """Write the stacks of this process's threads, and what NCCL recorded of its collectives, beside its heartbeat.

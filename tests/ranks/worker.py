@@ -20,7 +20,7 @@ from distrib.images import sources
 from distrib.images.feed import Feed
 from distrib.learning import engine
 from distrib.learning.engine import Trainer
-from distrib.lifecycle.ending import Diverged
+from distrib.lifecycle.ending import Diverged, Ending
 from distrib.lifecycle.folder import RunFolder
 from distrib.lifecycle.heartbeat import Pulse
 from distrib.lifecycle.processes import Processes, start
@@ -276,7 +276,7 @@ def main() -> None:
         "diverged": diverged(processes, out),
     }
     (out / f"{processes.rank}.json").write_text(json.dumps(found))
-    processes.close(0)
+    processes.close(Ending())
 
 
 if __name__ == "__main__":

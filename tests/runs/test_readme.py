@@ -24,6 +24,9 @@ COMMANDS = {
     ),  # there is no GPU, or none is used
     "accelerate launch --config_file launch/accelerate/cpu.yaml distrib/train.py --model resnet18": (SHORT, 0),
     "python distrib/train.py --config configs/quickstart.yaml --name first": ("--epochs 1", 0),
+    "torchrun --standalone --nproc-per-node 2 -m distrib doctor --config configs/quickstart.yaml": ("", 0),
+    "distrib checkpoints runs/first --verify": ("", 0),
+    'distrib verify restart --launcher "torchrun --standalone --nproc-per-node 2"': ("--kills 1 --updates 12", 0),
     "distrib evaluate runs/first": ("", 0),
     "distrib predict runs/first tests/nine.png --top 2 --json": ("", 0),
     "distrib models": ("", 0),

@@ -1,5 +1,11 @@
 import contextlib
 import io
+import os
+import socket
+import struct
+import warnings
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +15,8 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from PIL import Image
 
-from distrib.images.decoding import ImageError, centre, pixels, resized_crop, rgb
+from distrib.images import decoding
+from distrib.images.decoding import MOST_PIXELS, ImageError, centre, pixels, resized_crop, rgb
 from distrib.images.hashing import key
 
 
@@ -51,6 +58,18 @@ def test_sixteen_bit_gray_keeps_its_shade() -> None:
     found = decoded(encoded(Image.fromarray(np.full((4, 5), 32768, dtype=np.uint16))))
     assert found.shape == (4, 5, 3)
     assert (abs(found.astype(int) - 128) <= 1).all()
+
+
+def test_sixteen_bit_gray_of_a_pgm_keeps_its_shade() -> None:
+    shades = np.array([[0, 128, 32768, 65535]], dtype=">u2")
+    found = decoded(b"P5\n4 1\n65535\n" + shades.tobytes())
+    assert found[0, :, 0].tolist() == [0, 0, 128, 255]
+
+
+@pytest.mark.parametrize(("mode", "shade"), [("F", 0.5), ("I", 70_000)])
+def test_shades_without_a_known_white_are_refused(mode: str, shade: float) -> None:
+    with pytest.raises(ImageError, match=r"row 5 has grays of 32 bits.*save it with 8 or 16"):
+        rgb(encoded(Image.new(mode, (4, 4), shade), "TIFF"), "row 5")
 
 
 def test_a_palette_is_looked_up() -> None:
@@ -104,7 +123,150 @@ def test_a_file_is_decoded(tmp_path: Path) -> None:
     assert np.array_equal(pixels(rgb(path, "here")), np.asarray(photo()))
 
 
-@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_only_a_regular_file_is_opened(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    path = tmp_path / "x.jpg"  # to open the pipe, or to read the device to its end, would take for ever
+    make(path)
+    with pytest.raises(ImageError, match=r"x\.jpg is not a regular file"):
+        rgb(path, str(path))
+
+
+def test_a_socket_is_no_image(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listening, contextlib.chdir(tmp_path):
+        listening.bind("x.jpg")
+        with pytest.raises(ImageError, match=r"x\.jpg is not a regular file"):
+            rgb(Path("x.jpg"), "x.jpg")
+
+
+def test_links_that_lead_nowhere_or_in_a_circle_name_themselves(tmp_path: Path) -> None:
+    (tmp_path / "loose.jpg").symlink_to("gone.jpg")
+    (tmp_path / "round.jpg").symlink_to("round.jpg")
+    for name in ("loose.jpg", "round.jpg"):
+        with pytest.raises(ImageError, match=name):
+            rgb(tmp_path / name, name)
+
+
+def test_a_file_that_may_not_be_read_names_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "here.png"
+    photo().save(path)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(ImageError, match=r"here\.png cannot be decoded: .*Permission denied"):
+        rgb(path, "here.png")
+
+
+def claiming(width: int, height: int) -> bytes:
+    """A PNG of that size, by its header, which holds no pixels at all."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("size", [(10_000, 10_000), (20_000, 20_000), (2**31 - 1, 2**31 - 1), (1, 2**31 - 1)])
+def test_a_bomb_is_refused_by_its_header(size: tuple[int, int]) -> None:
+    assert size[0] * size[1] > MOST_PIXELS
+    with pytest.raises(ImageError, match=r"row 5 .*[Pp]ixels"):
+        rgb(claiming(*size), "row 5")
+
+
+def test_the_most_pixels_are_decoded_and_one_row_more_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "MOST_PIXELS", 100)
+    assert decoded(encoded(Image.new("RGB", (10, 10)))).shape == (10, 10, 3)
+    with pytest.raises(ImageError, match="here has 10 x 11 pixels; 1 to 100 are decoded"):
+        decoded(encoded(Image.new("RGB", (10, 11))))
+
+
+@pytest.mark.parametrize("content", [claiming(0, 0), claiming(0, 5), b"P6\n0 0\n255\n", b"P5\n5 0\n255\n"])
+def test_an_image_of_no_pixels_is_none(content: bytes) -> None:
+    with pytest.raises(ImageError, match="row 5"):
+        rgb(content, "row 5")
+
+
+@pytest.mark.parametrize("size", [(1, 50_000), (50_000, 1)])
+def test_a_thin_image_becomes_a_square(size: tuple[int, int]) -> None:
+    image = rgb(encoded(Image.new("RGB", size, (9, 8, 7))), "here")
+    for square in (centre(image, 96), resized_crop(image, 96, key(0), 0)):
+        assert (pixels(square) == (9, 8, 7)).all()
+        assert square.size == (96, 96)
+
+
+def test_no_other_program_is_started_for_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import EpsImagePlugin
+
+    drawing = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
+    assert Image.open(io.BytesIO(drawing)).format == "EPS"  # which Pillow would have Ghostscript draw
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was started"))
+    with pytest.raises(ImageError, match="row 5 is not an image of a kind that is read here"):
+        rgb(drawing, "row 5")
+
+
+@pytest.mark.parametrize("kind", ["ICO", "PCX", "SGI", "TGA", "PDF"])
+def test_other_kinds_of_images_are_not_read(kind: str) -> None:
+    with pytest.raises(ImageError, match=r"row 5 is not an image of a kind that is read here \(JPEG, "):
+        rgb(encoded(photo(), kind), "row 5")
+
+
+def quietly(content: bytes) -> Image.Image:
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        image = rgb(content, "here")
+    assert [str(warning.message) for warning in heard] == []
+    return image
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("junk", [b"Exif\0\0" + b"II*\0" + b"\xff" * 40, b"Exif\0\0MM\0*", b"\xff" * 9, b"Exif\0\0"])
+def test_junk_beside_the_pixels_neither_matters_nor_warns(kind: str, junk: bytes) -> None:
+    spoilt = {} if kind == "TIFF" else {"exif": junk}  # a TIFF's own directory is of the same form
+    found = quietly(encoded(photo(), kind, icc_profile=junk, **spoilt))
+    assert np.array_equal(pixels(found), decoded(encoded(photo(), kind)))
+
+
+def test_a_jpeg_with_a_damaged_list_of_pictures_is_quiet() -> None:
+    content = encoded(photo(), "MPO", save_all=True, append_images=[photo()])
+    place = content.index(b"MPF\0") + 8
+    assert quietly(content[:place] + b"\xff" * 8 + content[place + 8 :]).size == (24, 20)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_an_animation_is_its_first_picture(kind: str) -> None:
+    colours = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
+    first, *others = (Image.new("RGB", (8, 8), colour) for colour in colours)
+    options = {"lossless": True} if kind == "WEBP" else {}
+    content = encoded(first, kind, save_all=True, append_images=others, **options)
+    assert Image.open(io.BytesIO(content)).n_frames == 3
+    assert (decoded(content) == colours[0]).all()
+
+
+ODD = [struct.error, IndexError, TypeError, KeyError, zlib.error, EOFError, RuntimeError, OverflowError, MemoryError]
+ODD += [RecursionError, SyntaxError, ValueError, AssertionError, AttributeError, UserWarning, ZeroDivisionError]
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_whatever_a_decoder_raises_names_the_place(monkeypatch: pytest.MonkeyPatch, kind: type[Exception]) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise kind("a strange reason")
+
+    monkeypatch.setattr(Image.Image, "convert", fail)
+    with pytest.raises(ImageError, match=f"row 5 cannot be decoded: .*a strange reason.* \\({kind.__name__}\\)"):
+        rgb(encoded(photo()), "row 5")
+
+
+def test_an_interruption_is_not_taken_for_a_bad_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Image.Image, "convert", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        rgb(encoded(photo()), "row 5")
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"])
 @examples(max_examples=60, deadline=None)
 @given(place=st.integers(0, 10**6), value=st.integers(0, 255), length=st.integers(1, 4))

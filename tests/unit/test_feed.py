@@ -1,6 +1,12 @@
 import dataclasses
+import gc
 import json
-from collections.abc import Callable, Iterable
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +19,22 @@ from distrib.images.decoding import ImageError
 from distrib.images.feed import Feed, MicroBatch, Preprocessing, TestFeed, channel_statistics
 from distrib.images.sources import load
 from distrib.images.splits import ImageData
-from distrib.images.workers import IGNORED
+from distrib.images.workers import IGNORED, Decoded, Decoding, WorkerLoader
 from distrib.settings import Augmentation, Data, Optimization, Settings, SettingsError
 from tests.peers import Solo
 
+ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 PATHS = [("memory", 0), ("workers", 0), ("workers", 2)]
+
+
+@pytest.fixture(autouse=True)
+def workers_end() -> Iterator[None]:
+    """What an error has left in circles would be waited for whenever it is collected, in any later test."""
+    yield
+    for worker in multiprocessing.active_children():
+        worker.kill()
+        worker.join(timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +117,24 @@ def test_normalisation_does_not_depend_on_how_images_are_loaded(digits: ImageDat
     assert memory.preprocessing == workers.preprocessing
     assert memory.preprocessing.mean != (0.485, 0.456, 0.406)
     assert memory.facts() == workers.facts()
+
+
+def test_facts_tell_other_images_of_the_same_number(digits: ImageData) -> None:
+    pixels = digits.test.pixels.copy()
+    pixels[3, 0, 0, 0] ^= 1
+    other = dataclasses.replace(digits, test=dataclasses.replace(digits.test, pixels=pixels))
+    facts, changed = (Feed(data, settings(), Solo(), CPU).facts() for data in (digits, other))
+    assert json.loads(json.dumps(facts))["fingerprint"] == facts["fingerprint"]
+    assert facts["fingerprint"] == {"train": digits.train.fingerprint(), "test": digits.test.fingerprint()}
+    assert {name for name in facts if facts[name] != changed[name]} == {"fingerprint"}
+    assert facts["fingerprint"]["train"] == changed["fingerprint"]["train"]
+
+
+def test_facts_are_cheap_to_ask_for_again(digits: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
+    feed = Feed(digits, settings(), Solo(), CPU)
+    before = feed.facts()
+    monkeypatch.setattr(type(digits.train), "fingerprint", lambda _: pytest.fail("hashed once more"))
+    assert feed.facts() == before
 
 
 def test_memory_cannot_hold_what_varies_image_by_image(digits: ImageData) -> None:
@@ -247,15 +281,151 @@ def test_preprocessing_comes_back_from_json() -> None:
     assert Preprocessing.of(json.loads(json.dumps(dataclasses.asdict(made)))) == made
 
 
-@pytest.mark.parametrize(("side", "asked", "expected"), [(20, None, 20), (64, None, 64), (65, None, 224), (20, 16, 16)])
-def test_images_keep_their_own_size_up_to_64_pixels(
-    tmp_path: Path, side: int, asked: int | None, expected: int
+@pytest.mark.parametrize(
+    ("sides", "asked", "expected"),
+    [
+        ((20, 20), None, 20),
+        ((64, 64), None, 64),
+        ((65, 65), None, 224),
+        ((20, 20), 16, 16),
+        ((20, 50), None, 20),
+        ((1, 50), None, 8),
+        ((1, 500), None, 224),
+    ],
+)
+def test_images_keep_their_own_size_from_8_to_64_pixels(
+    tmp_path: Path, sides: tuple[int, int], asked: int | None, expected: int
 ) -> None:
     for split in ("train", "test"):
         (tmp_path / split / "cat").mkdir(parents=True)
-        Image.new("RGB", (side, side)).save(tmp_path / split / "cat" / "0.png")
+        Image.new("RGB", sides).save(tmp_path / split / "cat" / "0.png")
     data = load(f"folder:{tmp_path}", Data(data=f"folder:{tmp_path}"))
     feed = Feed(data, settings("auto", data={"image_size": asked}, batch_size=1), Solo(), CPU)
     assert feed.preprocessing.size == expected
     (batch,) = feed.train(0)
     assert batch.pixels.shape == (1, expected, expected, 3)
+
+
+LISTS = [np.arange(at, at + 5) for at in range(0, 60, 5)]
+
+
+def loader(digits: ImageData, workers: int) -> WorkerLoader:
+    return WorkerLoader(Decoding(digits.train, 8, seed=0), workers, pin=False)
+
+
+def all_equal(left: Iterable[Decoded], right: Iterable[Decoded]) -> bool:
+    pairs = list(zip(left, right, strict=True))
+    assert pairs
+    return all(torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels) for a, b in pairs)
+
+
+@pytest.mark.parametrize("name", ["TERM", "INT", "USR2"])
+def test_workers_go_on_when_the_whole_job_is_asked_to_stop(digits: ImageData, name: str) -> None:
+    assert not multiprocessing.active_children()
+    decoded = loader(digits, 2)
+    batches = decoded(0, LISTS)
+    found = [next(batches)]
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    told = [str(worker.pid) for worker in workers]
+    subprocess.run(["kill", f"-{name}", *told], check=True)  # from elsewhere, as a cluster does
+    found += list(batches)
+    subprocess.run(["kill", f"-{name}", *told], check=True)
+    assert all_equal(found, loader(digits, 0)(0, LISTS))
+    assert all_equal(decoded(1, LISTS), loader(digits, 0)(1, LISTS))
+    assert multiprocessing.active_children() == workers
+    del decoded, batches
+    gc.collect()
+    assert [worker.exitcode for worker in workers] == [0, 0]
+
+
+def test_no_signal_is_lost_on_the_training_process(digits: ImageData) -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    decoded = loader(digits, 2)
+    batches = decoded(0, LISTS)
+    next(batches)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+    assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL  # torch's handler would raise anywhere in training
+
+
+def test_workers_end_when_the_training_process_tells_them_to(digits: ImageData) -> None:
+    decoded = loader(digits, 2)
+    batches = decoded(0, LISTS)
+    next(batches)
+    workers = multiprocessing.active_children()
+    for worker in workers:  # as torch and Python do to those that are left
+        worker.terminate()
+    for worker in workers:
+        worker.join(timeout=60)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+
+
+LEAVING = """
+import sys
+from distrib.images.sources import load
+from distrib.images.workers import Decoding, WorkerLoader
+from distrib.settings import Data
+import numpy as np
+
+decoded = WorkerLoader(Decoding(load("digits", Data(data="digits")).train, 8, seed=0), 2, pin=False)
+batches = decoded(0, [np.arange(5)] * 50)
+next(batches)
+print("leaving", flush=True)
+{how}
+"""
+
+
+@pytest.mark.parametrize(("how", "code"), [("", 0), ("sys.exit(75)", 75), ("raise ValueError('some mistake')", 1)])
+def test_no_worker_is_left_when_the_training_process_leaves(how: str, code: int) -> None:
+    command = [sys.executable, "-c", LEAVING.format(how=how)]
+    # The workers hold the pipes too: this returns when the last of them has ended.
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout == "leaving\n"
+    assert done.returncode == code
+    assert "worker" not in done.stderr
+
+
+def test_a_worker_that_dies_is_an_error_for_a_person(digits: ImageData) -> None:
+    decoded = loader(digits, 2)
+    batches = decoded(0, LISTS)
+    next(batches)
+    for worker in multiprocessing.active_children():
+        os.kill(worker.pid or 0, signal.SIGKILL)
+    with pytest.raises(ImageError, match=r"a process that decodes images was lost .*use fewer --workers, or give"):
+        list(batches)
+
+
+def test_shared_memory_without_room_is_an_error_for_a_person(
+    digits: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: torch.Tensor) -> None:
+        raise RuntimeError(
+            "unable to allocate shared memory(shm) for file </torch_1_2_3>: No space left on device (28)"
+        )
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", fail)
+    with pytest.raises(ImageError, match=r"no room is left in shared memory .*fewer --workers .*--shm-size"):
+        list(loader(digits, 2)(0, LISTS))
+    assert all_equal(loader(digits, 0)(0, LISTS), loader(digits, 0)(0, LISTS))  # which needs none
+
+
+def test_what_workers_send_lies_in_shared_memory_before_it_is_sent(
+    digits: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distrib.images.workers.get_worker_info", lambda: "in a worker")
+    found = Decoding(digits.train, 8, seed=0)[0, np.arange(5)]
+    assert found.images.is_shared()
+    assert found.labels.is_shared()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kind", [RuntimeError, OSError])
+def test_a_mistake_in_the_decoding_is_not_taken_for_a_lost_worker(
+    digits: ImageData, monkeypatch: pytest.MonkeyPatch, workers: int, kind: type[Exception]
+) -> None:
+    def fail(*_: object) -> None:
+        raise kind("a mistake")
+
+    monkeypatch.setattr(type(digits.train), "image", fail)
+    with pytest.raises(kind, match="a mistake"):
+        list(loader(digits, workers)(0, LISTS))

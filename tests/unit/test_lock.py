@@ -37,20 +37,20 @@ def test_the_second_is_told_who_holds_it(tmp_path: Path) -> None:
         process.wait()
         lock = Lock()
         lock.take(tmp_path)  # however it ended
-        lock.release(0)
+        lock.release()
 
 
 def test_it_can_be_taken_again_after_release(tmp_path: Path) -> None:
     lock = Lock()
     lock.take(tmp_path)
-    lock.release(0)
+    lock.release()
     with holder(tmp_path) as process:
         process.communicate("")
     assert process.returncode == 0
 
 
 def test_one_that_was_never_taken_can_be_released() -> None:
-    Lock().release(1)
+    Lock().release()
 
 
 @pytest.mark.parametrize("content", ["", "rubbish", "[]", "{}", "\0" * 40])
@@ -76,5 +76,5 @@ def test_a_child_does_not_inherit_it(tmp_path: Path) -> None:
     os.waitpid(parent, 0)
     lock = Lock()
     lock.take(tmp_path)
-    lock.release(0)
+    lock.release()
     os.write(write, b".")

@@ -44,16 +44,16 @@ def test_a_single_process_hears_at_once(clock: SimpleNamespace) -> None:
     assert world.asked == 0
 
 
-def test_processes_ask_about_once_a_second(clock: SimpleNamespace) -> None:
+def test_processes_ask_every_half_second(clock: SimpleNamespace) -> None:
     world = World()
     poll = Poll(lambda: [0.0, 0.0], world)
     answers(poll, clock, calls=1001, seconds=0.01)
-    assert 10 <= world.asked <= 12
+    assert 20 <= world.asked <= 22
 
 
 def test_the_slowest_process_decides_how_often(clock: SimpleNamespace) -> None:
     world = World()
-    world.other = [0.0, 0.0, 0.5]  # seconds of its calls
+    world.other = [0.0, 0.0, 0.25]  # seconds of its calls
     poll = Poll(lambda: [0.0, 0.0], world)
     answers(poll, clock, calls=101, seconds=0.01)
     assert 50 <= world.asked <= 52
