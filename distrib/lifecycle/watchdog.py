@@ -41,6 +41,8 @@ class Watchdog(threading.Thread):
     def close(self, ending: Ending) -> None:
         """Stop watching, and leave word with which exit code this process ends."""
         self._closing.set()
+        if self.is_alive():
+            self.join(PATIENCE)  # a daemon thread that runs while the interpreter ends may crash it
         faulthandler.cancel_dump_traceback_later()
         self._write(left=ending.code)
         if not ending.together:  # what is left of collectives may keep the interpreter from ending
