@@ -25,6 +25,8 @@ def test_the_run_folder_holds_what_it_should(finished):
         "environment.json",
         "metrics.jsonl",
         "checkpoints",
+        "heartbeats",
+        "lock",
     }
     environment = json.loads((folder / "environment.json").read_text())
     assert environment["world_size"] == 1
