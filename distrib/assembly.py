@@ -23,6 +23,7 @@ from distrib.learning.optimizers import make_optimizer
 from distrib.learning.patience import EarlyStop, Plateau
 from distrib.learning.rates import Rates
 from distrib.learning.reducer import warm_up
+from distrib.learning.snapshots import Snapshots
 from distrib.learning.state import Progress, TrainState, load_weights
 from distrib.lifecycle import checkpoints
 from distrib.lifecycle.checkpoints import Checkpoint, Retention
@@ -93,6 +94,7 @@ def assemble(
     compute, lifecycle = settings.compute, settings.lifecycle
     warm_up(prepared, feed, processes, channels_last=compute.channels_last, compiled=compute.compile)
     journal = Journal(folder.journal if processes.is_main else None)
+    saver = Saver(folder.checkpoints, Retention(lifecycle.keep, lifecycle.keep_every), before=journal.sync)
     return Trainer(
         settings=settings,
         processes=processes,
@@ -103,7 +105,7 @@ def assemble(
         state=state,
         rates=Rates(optimization, schedule, plan.updates_per_epoch, plan.updates_per_epoch * optimization.epochs),
         journal=journal,
-        saver=Saver(folder.checkpoints, Retention(lifecycle.keep, lifecycle.keep_every), before=journal.sync),
+        snapshots=Snapshots(state, feed, processes, saver, journal, lifecycle.save_every_minutes),
         stop=stop,
         pulse=pulse,
     )
@@ -178,7 +180,7 @@ def finish(trainer: Trainer, ending: Ending) -> None:
     if not trainer.processes.is_main:
         return
     with contextlib.suppress(Failed):  # it was said when it was met
-        trainer.note_saved(wait=True)
+        trainer.snapshots.note(wait=True)
     progress = trainer.state.progress
     facts: dict[str, Any] = {"update": progress.update, "epoch": progress.epoch, "exit_code": ending.code}
     if trainer.stop.signal:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from distrib.images.feed import Feed
 from distrib.learning.meter import Row
+from distrib.learning.state import Progress
 from distrib.lifecycle.journal import Record
 
 
@@ -54,10 +55,24 @@ def poisoned(loss: Tensor, factor: float) -> Tensor:
     return loss * torch.where(loss.detach().isfinite(), factor, math.nan)
 
 
+def review(rows: list[Row], progress: Progress, feed: Feed, scale: float | None) -> tuple[list[Record], int]:
+    """What is known of the bad ones among the last updates, and the longest series of them; ``progress`` counts on.
+
+    ``scale`` is that of fp16's scaler, None in other precisions.
+    """
+    bad, streak = [], 0
+    for update, row in enumerate(rows, progress.update - len(rows) + 1):
+        fine = row.finite or overflowed(row, scale)
+        progress.bad_updates = 0 if fine else progress.bad_updates + 1
+        streak = max(streak, progress.bad_updates)
+        bad += [] if fine else [finding(update, progress.epoch, row, feed)]
+    return bad, streak
+
+
 def overflowed(row: Row, scale: float | None) -> bool:
     """Whether a bad update is fp16's own overflow, after which the scaler tries a smaller ``scale``, and no divergence.
 
-    Below a scale of 1 it is the gradients that are too large. ``scale`` is None in other precisions.
+    Below a scale of 1 it is the gradients that are too large.
     """
     return scale is not None and scale >= 1 and not row.ranks
 
@@ -71,11 +86,13 @@ def finding(update: int, epoch: int, row: Row, feed: Feed) -> Record:
     return {"update": update, "loss": row.mean_loss, "grad_norm": row.grad_norm, "ranks": list(ranks), "images": images}
 
 
-def told(found: Record) -> str:
-    """A finding for a person."""
+def told(found: Record, streak: int) -> str:
+    """A finding that ends the run, for a person."""
     ranks = found["ranks"]
     who = f"rank {ranks[0]}" if len(ranks) == 1 else f"{len(ranks)} ranks"
+    many = f", one of {streak} in a row" if streak > 1 else ""
     return (
         f"update {found['update']} is not finite: loss {found['loss']:g}, gradient norm {found['grad_norm']:g}, on the "
-        f"images of {who}"
+        f"images of {who}{many}. It was left out of the weights; the journal names the images. Lower --lr or give "
+        "--clip-norm in a new run; --on-divergence skip or rollback goes on with this one"
     )

@@ -4,7 +4,6 @@ Its unit of work is a process's share of a global batch. Everything that an upda
 number (images, augmentation, rates, dropout), or is in the checkpoint.
 """
 
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -20,20 +19,19 @@ from torch import Tensor, nn
 from distrib.images.feed import Feed, MicroBatch
 from distrib.images.hashing import key
 from distrib.images.workers import IGNORED
-from distrib.learning.divergence import Guard, finding, overflowed, poisoned, told
+from distrib.learning.divergence import Guard, poisoned, review, told
 from distrib.learning.meter import EpochSums, Meter, Row, batch_sums
 from distrib.learning.optimizers import clip_gradients, set_rates
 from distrib.learning.rates import Rates
 from distrib.learning.scoring import Scores, evaluate
+from distrib.learning.snapshots import Snapshots
 from distrib.learning.state import Progress, TrainState
-from distrib.lifecycle import checkpoints
-from distrib.lifecycle.ending import Diverged, Failed
+from distrib.lifecycle.ending import Diverged
 from distrib.lifecycle.folder import RunFolder
 from distrib.lifecycle.heartbeat import Pulse
 from distrib.lifecycle.journal import Journal, Record
 from distrib.lifecycle.polling import Poll
 from distrib.lifecycle.processes import Processes
-from distrib.lifecycle.saving import Saver
 from distrib.lifecycle.stopping import Stopped, StopRequest
 from distrib.settings import Settings
 
@@ -53,7 +51,7 @@ class Trainer:
     state: TrainState
     rates: Rates
     journal: Journal
-    saver: Saver
+    snapshots: Snapshots
     stop: StopRequest
     pulse: Pulse
 
@@ -61,7 +59,6 @@ class Trainer:
         self.meter = Meter(self.processes)
         self.guard = Guard(self.state.network)
         self.left_out: set[str] = set()
-        self.saved_at, self.save_wait = time.perf_counter(), 0.0
         self.poll = Poll(self.wishes, self.processes)
         self.poll_evaluating = Poll(self.wishes, self.processes)
 
@@ -144,9 +141,7 @@ class Trainer:
 
     def wishes(self) -> list[float]:
         """What this process wants all of them to do now: to stop, to save."""
-        minutes = self.settings.lifecycle.save_every_minutes
-        due = minutes is not None and time.perf_counter() - self.saved_at > 60 * minutes
-        return [float(self.stop.signal is not None), float(due)]
+        return [float(self.stop.signal is not None), float(self.snapshots.due)]
 
     def between_updates(self, *, last: bool) -> None:
         """Report, save and stop, when it is time; the ``last`` update of an epoch is saved after its evaluation."""
@@ -170,25 +165,18 @@ class Trainer:
         rows, seconds, waited = self.meter.look()
         speed = round(len(rows) * self.settings.optimization.batch_size / seconds, 1)
         progress.sums.seconds += seconds
-        records, bad = [], []
+        records = []
         for update, row in enumerate(rows, progress.update - len(rows) + 1):
             if row.finite:
                 progress.sums.add(row.loss, row.hits, row.images)
             record = update_record(update, progress.epoch, row, self.rates, scale)
             records.append(record | {"images_per_second": speed, "data_wait_share": round(waited, 4)})
-            bad += [] if self.passes(row) else [finding(update, progress.epoch, row, self.feed)]
         self.journal.write(records)
-        self.note_saved(wait=False)
-        self.answer(bad)
-
-    def passes(self, row: Row) -> bool:
-        """Whether an update was finite, or fp16's scaler takes care of it; counts those in a row that were neither."""
+        self.snapshots.note(wait=False)
         scaler = self.state.scaler
-        fine = row.finite or overflowed(row, None if scaler is None else scaler.get_scale())
-        self.state.progress.bad_updates = 0 if fine else self.state.progress.bad_updates + 1
-        return fine
+        self.answer(*review(rows, progress, self.feed, None if scaler is None else scaler.get_scale()))
 
-    def answer(self, bad: list[Record]) -> None:
+    def answer(self, bad: list[Record], streak: int) -> None:
         """Do what ``--on-divergence`` says about bad updates. All processes know the same ones.
 
         Raises:
@@ -197,31 +185,13 @@ class Trainer:
         if not bad:
             return
         wanted, limit = self.settings.lifecycle.on_divergence, self.settings.lifecycle.max_bad_updates
-        count = self.state.progress.bad_updates
-        if wanted == "stop" or count >= limit:
+        if wanted == "stop" or streak >= limit:
             self.journal.event("diverged", **bad[-1])
-            many = f", the last of {count} in a row" if count > 1 else ""
-            raise Diverged(
-                f"{told(bad[-1])}{many}. It was left out of the weights; the journal names the images. Lower --lr or "
-                "give --clip-norm in a new run; --on-divergence skip or rollback goes on with this one"
-            )
+            raise Diverged(told(bad[-1], streak))
         for found in bad:
             self.journal.event("skip", reason="not finite", **found)
         if wanted == "rollback":
-            self.roll_back()
-
-    def roll_back(self) -> None:
-        """Go back to the weights of the newest checkpoint and on with the next batch: those since are left out."""
-        progress = self.state.progress
-        self.note_saved(wait=True)
-        path = self.processes.agreed(lambda: checkpoints.newest(self.folder.checkpoints)[0])
-        if path is None:
-            return  # none yet: the bad updates never reached the weights
-        place = (progress.update, progress.epoch, progress.sums, progress.bad_updates)
-        self.state.restore(path, self.processes)
-        progress.update, progress.epoch, progress.sums, progress.bad_updates = place
-        progress.test_top1 = None
-        self.journal.event("rollback", update=progress.update, checkpoint=path.update)
+            self.snapshots.roll_back()
 
     def end_epoch(self) -> None:
         """Evaluate, note the scores, save; raises Stopped if asked to stop and there is more to do."""
@@ -271,33 +241,11 @@ class Trainer:
             self.journal.event("skip", update=self.state.progress.update, images=len(seen), examples=examples)
             self.left_out = seen
 
-    def save(self, *, wait: bool) -> None:
-        """Save a checkpoint, in the background unless told to ``wait``. Every process must call it; rank 0 writes."""
-        progress, started = self.state.progress, time.perf_counter()
-        self.pulse.enter("saving", progress.update)
-        self.note_saved(wait=True)
-        groups = self.state.tensors(self.processes)
-        if self.processes.is_main:
-            facts = {"data": self.feed.facts(), "world_size": self.processes.size}
-            self.saver.save(groups, self.state.counters() | facts)
-        self.save_wait = time.perf_counter() - started
-        self.note_saved(wait=wait)
-        self.saved_at = time.perf_counter()
+    def save(self, *, wait: bool = False) -> None:
+        """Save a checkpoint, in the background unless told to ``wait``."""
+        self.pulse.enter("saving", self.state.progress.update)
+        self.snapshots.save(wait=wait)
         self.meter.restart()
-
-    def note_saved(self, *, wait: bool) -> None:
-        """Note in the journal what became of the save under way, once it has ended."""
-        saved = self.saver.outcome(wait=wait)
-        if saved is None:
-            return
-        facts: dict[str, Any] = {"update": saved.update, "epoch": saved.epoch, "seconds": round(saved.seconds, 3)}
-        facts["wait"] = round(self.save_wait, 3)  # of training, for the copy
-        if saved.error and self.state.progress.finished:
-            raise Failed(f"{saved.error}. Make room and give the same command: it goes on from the one before")
-        if saved.error:
-            print(f"WARNING: {saved.error}; the older ones stand, and training goes on", file=sys.stderr, flush=True)
-            facts["error"] = saved.error
-        self.journal.event("checkpoint", **facts)
 
 
 def update_record(update: int, epoch: int, row: Row, rates: Rates, scale: float) -> Record:

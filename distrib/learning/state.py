@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from distrib.learning.averaging import WeightAverage, averaged_statistics, load_
 from distrib.learning.meter import EpochSums
 from distrib.learning.optimizers import load_optimizer_tensors, optimizer_tensors
 from distrib.learning.patience import EarlyStop, Plateau
-from distrib.lifecycle.checkpoints import Checkpoint, Tensors
+from distrib.lifecycle.checkpoints import STATE, Checkpoint, Tensors
 from distrib.lifecycle.processes import Processes
 from distrib.settings import SettingsError
 
@@ -39,12 +39,36 @@ class Progress:
     """Sums over the unfinished epoch."""
 
     def load(self, saved: dict[str, Any]) -> None:
-        """Take the values that :func:`dataclasses.asdict` gave of another."""
-        for name in ("update", "epoch", "test_top1", "best_top1", "bad_updates", "finished"):
-            setattr(self, name, saved[name])
-        self.plateau = Plateau(**saved["plateau"])
-        self.early_stop = EarlyStop(**saved["early_stop"])
-        self.sums = EpochSums(**saved["sums"])
+        """Take the values that :func:`dataclasses.asdict` gave of another.
+
+        Raises:
+            KeyError, TypeError: they are none.
+        """
+        for name, value in vars(remade(Progress, saved)).items():
+            setattr(self, name, value)
+
+
+T = TypeVar("T")
+
+
+def remade(kind: type[T], saved: dict[str, Any]) -> T:
+    """The dataclass, of plain values and of others like it, that :func:`dataclasses.asdict` gave ``saved`` of."""
+    values = {}
+    for each in dataclasses.fields(kind):  # type: ignore[arg-type]
+        value = saved[each.name]
+        if dataclasses.is_dataclass(each.type):
+            value = remade(each.type, value)  # type: ignore[arg-type]
+        elif not is_of(value, each.type):
+            raise TypeError(f"{each.name} is {value!r:.80}")
+        values[each.name] = value
+    return kind(**values)
+
+
+def is_of(value: Any, kind: Any) -> bool:
+    """Whether a value from JSON is of a type: a whole number is a float, too, and a truth value is no number."""
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, kind) or (isinstance(value, int) and isinstance(0.0, kind))
 
 
 @dataclass
@@ -85,13 +109,15 @@ class TrainState:
         """Go back to a checkpoint. Every process reads it.
 
         A process takes its own statistics again where as many processes wrote them, else the averaged ones.
+
+        Raises:
+            SettingsError: it is not one that this run could have written.
         """
-        counters = checkpoint.state
-        self.progress.load(counters)
-        if self.scaler is not None and counters["scaler"]:
-            self.scaler.load_state_dict(counters["scaler"])
+        self._restore_counters(checkpoint)
         load_weights(self.network, checkpoint.tensors("model"), str(checkpoint.path))
-        load_optimizer_tensors(self.network, self.optimizer, checkpoint.tensors("optimizer"))
+        slots = checkpoint.tensors("optimizer")
+        check_slots(self.network, slots, str(checkpoint.path))
+        load_optimizer_tensors(self.network, self.optimizer, slots)
         if self.average is not None:
             load_weights(self.average.network, checkpoint.tensors("ema"), str(checkpoint.path))
         own = checkpoint.tensors("statistics")
@@ -100,6 +126,21 @@ class TrainState:
             load_statistics(self.network, of_group("model", mine))
             if self.average is not None:
                 load_statistics(self.average.network, of_group("ema", mine))
+
+    def _restore_counters(self, checkpoint: Checkpoint) -> None:
+        counters = checkpoint.state
+        try:
+            self.progress.load(counters)
+            scaler = counters["scaler"]
+            if self.scaler is not None and scaler:
+                self.scaler.load_state_dict(scaler)
+            if not is_of(counters["world_size"], int):
+                raise TypeError("world_size is no number")  # noqa: TRY301 - as what the others raise
+        except (KeyError, TypeError) as error:
+            raise SettingsError(
+                f"{checkpoint.path / STATE} is not what training wrote ({type(error).__name__}: {error}). Remove that "
+                "checkpoint, and the run goes on from the one before"
+            ) from None
 
 
 def of_group(group: str, tensors: Tensors) -> Tensors:
@@ -122,11 +163,25 @@ def load_weights(network: nn.Module, weights: dict[str, Tensor], source: str) ->
     own = network.state_dict()
     wrong = [f"{name} is missing" for name in own if name not in weights]
     wrong += [f"{name} is not part of the network" for name in weights if name not in own]
-    wrong += [
-        f"{name} is {tuple(weights[name].shape)}, not {tuple(tensor.shape)}"
-        for name, tensor in own.items()
-        if name in weights and weights[name].shape != tensor.shape
-    ]
+    for name, tensor in own.items():
+        given = weights.get(name, tensor)
+        if given.shape != tensor.shape:
+            wrong.append(f"{name} is {tuple(given.shape)}, not {tuple(tensor.shape)}")
+        elif given.is_floating_point() != tensor.is_floating_point():
+            wrong.append(f"{name} holds {given.dtype}, not {tensor.dtype}")
     if wrong:
         raise SettingsError(f"the weights in {source} are of another network: {'; '.join(wrong[:3])}")
     network.load_state_dict(weights)
+
+
+def check_slots(network: nn.Module, slots: Tensors, source: str) -> None:
+    """Refuse an optimizer's tensors that do not go with the network: each is a number, or as large as its parameter.
+
+    Raises:
+        SettingsError: names the first.
+    """
+    shapes = {name: parameter.shape for name, parameter in network.named_parameters()}
+    for key, tensor in slots.items():
+        shape = shapes.get(key.rpartition("/")[0])
+        if shape is None or tensor.shape not in (shape, ()):
+            raise SettingsError(f"the optimizer in {source} is of another network: {key} is {tuple(tensor.shape)}")

@@ -35,7 +35,7 @@ class Saver:
     """
 
     def __init__(self, folder: Path, keeps: checkpoints.Retention, before: Callable[[], None]) -> None:
-        self._folder, self._keeps, self._before = folder, keeps, before
+        self.folder, self._keeps, self._before = folder, keeps, before
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="saver", initializer=yield_cores)
         self._writing: Future[Saved] | None = None
 
@@ -53,7 +53,7 @@ class Saver:
         if self._writing is None or not (wait or self._writing.done()):
             return None
         saved, self._writing = self._writing.result(), None
-        if saved.error and not checkpoints.every(self._folder):
+        if saved.error and not checkpoints.every(self.folder):
             raise Failed(f"{saved.error}, and there is no older one. Make room, or choose another --out")
         return saved
 
@@ -61,7 +61,7 @@ class Saver:
         started, error = time.perf_counter(), None
         try:
             self._before()
-            checkpoints.save(self._folder, groups, state, self._keeps)
+            checkpoints.save(self.folder, groups, state, self._keeps)
         except OSError as failure:
             error = f"the checkpoint of update {state['update']} could not be written ({failure})"
         return Saved(state["update"], state["epoch"], time.perf_counter() - started, error)

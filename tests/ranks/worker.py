@@ -245,7 +245,7 @@ def diverged(processes: Processes, out: Path) -> dict[str, object]:
             made.train_epoch()
         except Diverged as raised:
             error = str(raised)
-        made.note_saved(wait=True)
+        made.snapshots.note(wait=True)
         made.journal.close()
         statistics = [b.tolist() for n, b in made.state.network.named_buffers() if "running" in n]
         after = [p.flatten()[:50].tolist() for p in made.state.network.parameters()]

@@ -8,9 +8,11 @@ import torch
 from torch import nn
 
 from distrib.images.order import Plan
-from distrib.learning.divergence import Guard, finding, overflowed, poisoned, told
+from distrib.learning.divergence import Guard, finding, overflowed, poisoned, review, told
 from distrib.learning.meter import Row
 from distrib.learning.optimizers import make_optimizer
+from distrib.learning.patience import EarlyStop, Plateau
+from distrib.learning.state import Progress
 from distrib.settings import Optimization
 
 
@@ -151,11 +153,26 @@ def test_a_finding_names_the_images_of_those_who_met_it() -> None:
     found = finding(10, 2, Row(math.nan, 0, 16, math.nan, (1,)), feed(world=2))  # update 10 is the second of epoch 2
     assert found["images"] == whole[8:]
     assert (found["update"], found["ranks"]) == (10, [1])
-    assert "update 10 is not finite: loss nan, gradient norm nan, on the images of rank 1" in told(found)
+    assert "update 10 is not finite: loss nan, gradient norm nan, on the images of rank 1" in told(found, 1)
 
 
 def test_if_no_loss_was_bad_all_images_are_named() -> None:
     whole = np.concatenate(Plan(64, 16, None, rank=0, world=1).share_of(3, 2, 1)).tolist()
     found = finding(10, 2, Row(8.0, 0, 16, math.inf, ()), feed(world=2))
     assert found["images"] == whole
-    assert "loss 0.5, gradient norm inf, on the images of 2 ranks" in told(found)
+    assert "loss 0.5, gradient norm inf, on the images of 2 ranks" in told(found, 1)
+
+
+def test_bad_updates_in_a_row_are_counted_also_from_one_look_to_the_next() -> None:
+    good, bad = Row(8.0, 0, 16, 1.0, ()), Row(math.inf, 0, 16, math.inf, (0,))
+    progress = Progress(Plateau(1, 0.1), EarlyStop(None, 0.0), update=4)
+    assert review([good, bad, good, bad], progress, feed(world=1), None) == (
+        [finding(2, 0, bad, feed(world=1)), finding(4, 0, bad, feed(world=1))],
+        1,
+    )
+    assert progress.bad_updates == 1
+    progress.update = 7
+    found, streak = review([bad, bad, good], progress, feed(world=1), None)
+    assert [record["update"] for record in found] == [5, 6]
+    assert streak == 3  # though the last one was good
+    assert progress.bad_updates == 0
