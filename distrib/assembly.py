@@ -1,9 +1,9 @@
 """From settings to a run that can start: each part is built once, in the order in which they need one another."""
 
-import contextlib
 import dataclasses
 import json
 import os
+import sys
 from functools import partial
 from typing import Any
 
@@ -27,10 +27,10 @@ from distrib.learning.snapshots import Snapshots
 from distrib.learning.state import Progress, TrainState, load_weights
 from distrib.lifecycle import checkpoints
 from distrib.lifecycle.checkpoints import Checkpoint, Retention
-from distrib.lifecycle.ending import DIVERGED, FAILED, Ending, Failed
+from distrib.lifecycle.ending import DIVERGED, FAILED, Ending, say
 from distrib.lifecycle.folder import RunFolder, write_environment
 from distrib.lifecycle.heartbeat import Pulse
-from distrib.lifecycle.journal import Journal
+from distrib.lifecycle.journal import Journal, cut_back
 from distrib.lifecycle.preflight import check_data, check_ranks, image_facts, room_in
 from distrib.lifecycle.processes import Processes
 from distrib.lifecycle.saving import Saver
@@ -46,10 +46,10 @@ def resolve(settings: Settings, processes: Processes) -> Settings:
     they were asked for the same.
     """
     for note in check_ranks(settings, processes):
-        say(processes, note)
+        tell(processes, note)
     place = processes.agreed(lambda: sources.locate(settings.data))
     if settings.data.data == "auto" and place == "digits":
-        say(
+        tell(
             processes,
             f"CIFAR-10 is not in {settings.data.data_root.absolute()} and cannot be downloaded. Training on the "
             "embedded 'digits' instead (1,797 images of 8x8 pixels). Choose with --data.",
@@ -70,6 +70,8 @@ def assemble(
     pulse: Pulse,
 ) -> Trainer:
     """Build the parts of a run: images, feed, network, optimizer, average, rates; go on from the checkpoint, if any."""
+    if checkpoint is not None and processes.device.type == "cpu":
+        keep_threads(checkpoint.state.get("threads"), processes)
     check_shares(settings.optimization.batch_size, processes.size)  # before minutes of decoding
     data = processes.node_first(lambda: sources.load(settings.data.data, settings.data))
     check_data(image_facts(data), processes)
@@ -93,6 +95,7 @@ def assemble(
         processes.together(lambda: restore(state, checkpoint, feed, processes))
     compute, lifecycle = settings.compute, settings.lifecycle
     warm_up(prepared, feed, processes, channels_last=compute.channels_last, compiled=compute.compile)
+    processes.agreed(lambda: clear(folder, progress))
     journal = Journal(folder.journal if processes.is_main else None)
     saver = Saver(folder.checkpoints, Retention(lifecycle.keep, lifecycle.keep_every), before=journal.sync)
     return Trainer(
@@ -121,7 +124,9 @@ def make_network(settings: Settings, feed: Feed, device: torch.device, *, fresh:
     layout = torch.channels_last if settings.compute.channels_last else torch.contiguous_format
     network = network.to(device, memory_format=layout)  # type: ignore[call-overload]
     if settings.compute.compile:
-        network.compile()  # in place: the module, its parameters and their names stay as they are
+        # In place: the module, its parameters and their names stay as they are. One graph for each shape: one for all
+        # would depend on which shape came first, and so on where the run was interrupted.
+        network.compile(dynamic=False)
     return network
 
 
@@ -140,13 +145,30 @@ def restore(state: TrainState, checkpoint: Checkpoint, feed: Feed, processes: Pr
         )
     state.restore(checkpoint, processes)
     if (before := checkpoint.state["world_size"]) != processes.size:
-        say(processes, f"the run was on {before} processes and is now on {processes.size}: not the same bit for bit")
+        tell(processes, f"the run was on {before} processes and is now on {processes.size}: not the same bit for bit")
 
 
-def say(processes: Processes, note: str) -> None:
+def keep_threads(before: int | None, processes: Processes) -> None:
+    """Compute with as many threads as before: how a sum is divided among them shows in its last bits."""
+    now = torch.get_num_threads()
+    if before is not None and before != now:
+        torch.set_num_threads(before)
+        tell(processes, f"goes on with {before} threads for each process, as before, for the same bits; not with {now}")
+
+
+def clear(folder: RunFolder, progress: Progress) -> None:
+    """Cut the journal back to where the run stands."""
+    if folder.journal.exists():
+        try:
+            cut_back(folder.journal, progress.update, progress.epoch)
+        except OSError as error:
+            raise SettingsError(f"{folder.journal} cannot be written: {error}. Make room") from None
+
+
+def tell(processes: Processes, note: str) -> None:
     """Print a note, from rank 0."""
     if processes.is_main:
-        print(f"NOTE: {note}", flush=True)
+        say(f"NOTE: {note}", sys.stdout)
 
 
 def begin(trainer: Trainer, *, resumed: bool, ending: Ending) -> None:
@@ -158,7 +180,7 @@ def begin(trainer: Trainer, *, resumed: bool, ending: Ending) -> None:
     write_environment(folder, trainer.processes)
     note = room_in(folder, trainer.state.network, settings, trainer.processes.size, trainer.rates.total)
     if note is not None:
-        say(trainer.processes, note)
+        tell(trainer.processes, note)
     wandb = mode(settings.tracking.wandb, os.environ)
     console = Console(
         header(trainer, wandb),
@@ -177,10 +199,10 @@ def begin(trainer: Trainer, *, resumed: bool, ending: Ending) -> None:
 
 def finish(trainer: Trainer, ending: Ending) -> None:
     """Note in the journal how the run ended, close it, and say what was reached and how to go on."""
+    trainer.pulse.enter("ending", trainer.state.progress.update)
     if not trainer.processes.is_main:
         return
-    with contextlib.suppress(Failed):  # it was said when it was met
-        trainer.snapshots.note(wait=True)
+    trainer.snapshots.note(wait=True)
     progress = trainer.state.progress
     facts: dict[str, Any] = {"update": progress.update, "epoch": progress.epoch, "exit_code": ending.code}
     if trainer.stop.signal:
@@ -188,4 +210,4 @@ def finish(trainer: Trainer, ending: Ending) -> None:
     how = "failed" if ending.code in (FAILED, DIVERGED) else "end" if progress.finished else "stop"
     trainer.journal.event(how, **facts)
     trainer.journal.close()
-    print(closing_text(trainer, failed=how == "failed"), flush=True)
+    say(closing_text(trainer, failed=how == "failed"), sys.stdout)

@@ -131,10 +131,10 @@ def _flags(path: Path) -> list[str]:
         raise SettingsError(f"cannot read the recipe {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise SettingsError(f"the recipe {path} is not UTF-8 text") from None
-    except yaml.YAMLError as error:
-        raise SettingsError(f"the recipe {path} is not YAML: {error}") from None
     except SettingsError as error:
         raise SettingsError(f"in the recipe {path}: {error}") from None
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
+        raise SettingsError(f"the recipe {path} is not YAML: {error}") from None
     if content in (None, ""):
         return []
     if not isinstance(content, dict):
@@ -150,6 +150,12 @@ def _flag(path: Path, key: str, value: Any) -> list[str]:
     if isinstance(value, dict):
         raise SettingsError(f"in the recipe {path}: '{key}' holds keys of its own, but a recipe is flat")
     flag = f"--{name.replace('_', '-')}"
+    items = value if isinstance(value, list) else [value]
+    if not all(item is None or _can_be_typed(item) for item in items):
+        raise SettingsError(f"in the recipe {path}: '{key}' holds what no command line takes, such as a list in a list")
+    several = isinstance(value, list) and isinstance(known[name], list)
+    if isinstance(value, list) and not (several and not any(str(item).startswith("-") for item in items)):
+        raise SettingsError(f"in the recipe {path}: '{key}' does not take {', '.join(map(str, value))}")
     if isinstance(value, list):
         return [flag, *map(str, value)]
     if isinstance(known[name], bool) and str(value).lower() in ("true", "false"):
@@ -157,6 +163,14 @@ def _flag(path: Path, key: str, value: Any) -> list[str]:
     if isinstance(known[name], bool):
         raise SettingsError(f"in the recipe {path}: '{key}' is true or false, not '{value}'")
     return [f"{flag}={value}"]
+
+
+def _can_be_typed(value: Any) -> bool:
+    """Whether a value of a recipe is text that could be an argument of a command: without NUL or half characters."""
+    try:
+        return isinstance(value, str) and b"\0" not in os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
 
 
 def first_rank() -> bool:

@@ -250,7 +250,7 @@ class Lifecycle:
     keep_every: int | None = None
     """Checkpoints whose update is a multiple of this stay, too. None: only those of --keep, and the best."""
     log_every: int = 20
-    """Updates between looks at the losses, the only times at which the device is waited for."""
+    """Updates between looks at the losses, for which the device is waited for."""
     on_divergence: Literal["stop", "skip", "rollback"] = "stop"
     """Updates that are not finite are left out; then end with code 3, go on, or go back to the last checkpoint."""
     max_bad_updates: int = 10
@@ -261,6 +261,8 @@ class Lifecycle:
     def __post_init__(self) -> None:
         plain = self.name is None or (self.name and Path(self.name).name == self.name and not self.name.startswith("."))
         require(plain, f"--name '{self.name}' is not a plain folder name: choose one without slashes or a leading dot")
+        held = self.name is None or (self.name.isprintable() and len(os.fsencode(self.name)) < 256)
+        require(held, f"--name {self.name!r:.80} is no name for a folder: too long, or with what cannot be printed")
         require(self.save_every > 0, "--save-every is at least 1")
         minutes = self.save_every_minutes
         require(minutes is None or minutes > 0, "--save-every-minutes is above 0")

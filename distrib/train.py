@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     settings = command.parse(sys.argv[1:] if arguments is None else arguments)
     from distrib.lifecycle.ending import Ending  # noqa: PLC0415
 
-    with StopRequest() as stop, Ending() as ending:
+    with StopRequest() as stop, Ending(stop) as ending:
         # Only now, seconds of imports: a typo was answered before, and a signal is heeded from here on.
         from distrib.assembly import assemble, begin, resolve  # noqa: PLC0415
         from distrib.lifecycle.folder import open_run, recall  # noqa: PLC0415

@@ -10,7 +10,11 @@ fi
 # A worker that was told to end may be saving. torchrun would kill it after 30 seconds.
 export PET_SHUTDOWN_TIMEOUT="${PET_SHUTDOWN_TIMEOUT:-120}"
 # With which a cluster says that time is nearly up. torchrun would die of it.
-export PET_SIGNALS_TO_HANDLE="${PET_SIGNALS_TO_HANDLE:-SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR2}"
+signals=SIGTERM,SIGINT,SIGQUIT,SIGUSR2
+if [[ $(trap -p HUP) != "trap -- '' SIGHUP" ]]; then
+  signals+=,SIGHUP # but not under nohup
+fi
+export PET_SIGNALS_TO_HANDLE="${PET_SIGNALS_TO_HANDLE:-$signals}"
 
 refuse() {
   echo "error: $*" >&2

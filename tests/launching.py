@@ -87,12 +87,14 @@ def follow(process: subprocess.Popen[str], folder: Path, enough: Callable[[dict]
         lines = text[: text.rfind("\n") + 1].splitlines()
         if any(enough(json.loads(line)) for line in lines):
             return
+        time.sleep(0.005)  # leaves the cores to the run
     raise AssertionError(f"the run ended first, with {process.returncode}:\n{process.stdout.read()}")
 
 
 def pids(folder: Path) -> dict[int, int]:
     """Process ids of the ranks of a run, by rank, as their heartbeats give them."""
-    beats = (json.loads(file.read_text()) for file in (folder / "heartbeats").glob("rank-*.json"))
+    texts = [file.read_text() for file in (folder / "heartbeats").glob("rank-*.json")]
+    beats = [json.loads(text) for text in texts if text.rstrip().endswith("}")]  # written whole
     return {beat["rank"]: beat["pid"] for beat in beats}
 
 

@@ -1,5 +1,6 @@
 """A whole split as one uint8 tensor, held once for each node however many processes share it."""
 
+import contextlib
 import mmap
 import os
 import shutil
@@ -122,10 +123,21 @@ def _shared(peers: Peers, shape: tuple[int, ...], fill: Callable[[Tensor], Bad])
 def _file(size: int) -> str:
     """A new file of ``size`` bytes, in memory where there is room."""
     in_memory = SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free > size + ROOM_LEFT
-    descriptor, path = tempfile.mkstemp(prefix="distrib-", dir=SHARED_MEMORY if in_memory else None)
+    _remove_stale(SHARED_MEMORY)
+    descriptor, path = tempfile.mkstemp(prefix=f"distrib-{os.getpid()}-", dir=SHARED_MEMORY if in_memory else None)
     os.truncate(descriptor, size)
     os.close(descriptor)
     return path
+
+
+def _remove_stale(folder: Path) -> None:
+    """Give back memory that processes left behind which were killed while they filled it."""
+    for file in folder.glob("distrib-*-*"):
+        with contextlib.suppress(OSError, ValueError):
+            try:
+                os.kill(int(file.name.split("-")[1]), 0)
+            except ProcessLookupError:
+                file.unlink()
 
 
 def _mapped(path: str, shape: tuple[int, ...]) -> Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, TextIO
 
 from distrib.insight.summary import aligned, duration
+from distrib.lifecycle.ending import say
 
 QUIET_SECONDS = 30.0
 """A log file hears of a running epoch no more often than this."""
@@ -48,7 +49,7 @@ class Plain:
     def say(self, line: str) -> None:
         """Print a line."""
         self._last = self._clock()
-        print(line, file=self._stream, flush=True)
+        say(line, self._stream)
 
     def progress(self, title: str, done: int, total: int, status: str) -> None:
         """Print a line if it was quiet for long."""

@@ -1,5 +1,6 @@
 """A finished or unfinished run, looked at: its settings and a network with the weights of one of its checkpoints."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -7,10 +8,10 @@ from typing import Literal
 from torch import nn
 
 from distrib import command
-from distrib.images.feed import Preprocessing
+from distrib.images.feed import SMALLEST, Preprocessing
 from distrib.learning.state import load_weights
 from distrib.lifecycle import checkpoints
-from distrib.lifecycle.checkpoints import Checkpoint
+from distrib.lifecycle.checkpoints import STATE, Checkpoint
 from distrib.lifecycle.folder import RunFolder
 from distrib.settings import Settings, SettingsError
 from distrib.zoo import registry
@@ -49,13 +50,39 @@ def load_run(path: Path, which: Which = "best") -> Run:
         SettingsError: there is no run, or it has no checkpoint that is whole.
     """
     folder = RunFolder(path)
-    if not folder.settings.is_file():
-        raise SettingsError(f"{path} is no run folder: it holds no settings.yaml")
-    settings = command.load(folder.settings)
-    chosen = checkpoints.whole(folder.checkpoints, latest=which == "latest")
-    if chosen is None:
-        damaged = len(checkpoints.every(folder.checkpoints))
+    try:
+        if not folder.settings.is_file():
+            raise SettingsError(f"{path} is no run folder: it holds no settings.yaml")
+        settings = command.load(folder.settings)
+        chosen = checkpoints.whole(folder.checkpoints, latest=which == "latest")
+        if chosen is None:
+            damaged = len(checkpoints.every(folder.checkpoints))
+            raise SettingsError(
+                f"every checkpoint of the run {path} is damaged" if damaged else f"the run {path} has no checkpoint yet"
+            )
+        return Run(folder, settings, chosen, preprocessing_of(chosen))
+    except OSError as error:
+        raise SettingsError(f"the run {path} cannot be read: {error}") from None
+
+
+def preprocessing_of(checkpoint: Checkpoint) -> Preprocessing:
+    """What its network takes for an image.
+
+    Raises:
+        SettingsError: its state does not tell.
+    """
+    try:
+        found = Preprocessing.of(checkpoint.state["data"]["preprocessing"])
+        figures = (found.size, *found.mean, *found.std)
+        numbers = all(type(figure) in (int, float) and math.isfinite(figure) for figure in figures)
+        shaped = type(found.size) is int and len(found.mean) == len(found.std) == 3
+        sound = numbers and shaped and found.size >= SMALLEST and min(found.std) > 0
+        named = found.classes and all(isinstance(name, str) for name in found.classes)
+    except (KeyError, TypeError, OverflowError):
+        sound, named = False, False
+    if not (sound and named):
         raise SettingsError(
-            f"every checkpoint of the run {path} is damaged" if damaged else f"the run {path} has no checkpoint yet"
+            f"{checkpoint.path / STATE} does not tell what images the network takes (data.preprocessing): it is not "
+            "what training wrote. Remove that checkpoint, or bring its file back"
         )
-    return Run(folder, settings, chosen, Preprocessing.of(chosen.state["data"]["preprocessing"]))
+    return found

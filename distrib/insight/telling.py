@@ -37,7 +37,7 @@ def header(trainer: Trainer, wandb: str) -> list[tuple[str, str]]:
 def closing_text(trainer: Trainer, *, failed: bool = False) -> str:
     """What the run reached, from its journal, and the commands that go on from here; of a failed run only these."""
     if failed:
-        return "\n" + "\n".join(aligned(commands(trainer)))
+        return "\n" + "\n".join(aligned(commands(trainer, failed=True)))
     records = list(read(trainer.folder.journal))
     epochs = [record for record in records if record["kind"] == "epoch"]
     speeds = [record["images_per_second"] for record in records if record["kind"] == "update"]
@@ -48,11 +48,11 @@ def closing_text(trainer: Trainer, *, failed: bool = False) -> str:
     return "\n" + summarize(epochs, seconds=seconds, images_per_second=mean, commands=commands(trainer))
 
 
-def commands(trainer: Trainer) -> list[tuple[str, str]]:
+def commands(trainer: Trainer, *, failed: bool = False) -> list[tuple[str, str]]:
     """What to type next: purposes and commands."""
     folder, world = trainer.folder, trainer.processes.size
     path = shlex.quote(str(folder.path))
-    if trainer.state.progress.finished:
+    if trainer.state.progress.finished and not failed:
         return [
             ("evaluate", f"python -m distrib evaluate {path}"),
             ("predict", f"python -m distrib predict {path} IMAGE ..."),

@@ -39,7 +39,9 @@ class Guard:
         if optimizer.scaler is None:  # else fp16's scaler does the same, from the same gradients
             # What torch's own scaler hands to fused optimizers: their kernels leave everything as it is if it is 1.
             optimizer.optimizer.found_inf = bad.to(torch.float32)
-        optimizer.step()
+        # Some versions' kernels for Apple's devices do not look at it: there the verdict is waited for.
+        if bad.device.type != "mps" or not bad.item():
+            optimizer.step()
         for group, kept in zip(self._buffers, self._kept, strict=True):
             chosen = torch.where(bad, kept, torch.cat([buffer.flatten() for buffer in group]))
             parts = chosen.split([buffer.numel() for buffer in group])

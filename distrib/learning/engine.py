@@ -186,8 +186,9 @@ class Trainer:
             return
         wanted, limit = self.settings.lifecycle.on_divergence, self.settings.lifecycle.max_bad_updates
         if wanted == "stop" or streak >= limit:
-            self.journal.event("diverged", **bad[-1])
-            raise Diverged(told(bad[-1], streak))
+            for found in bad:
+                self.journal.event("diverged", **found)
+            raise Diverged(told(bad[0], streak))
         for found in bad:
             self.journal.event("skip", reason="not finite", **found)
         if wanted == "rollback":

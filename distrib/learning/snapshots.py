@@ -4,11 +4,13 @@ import sys
 import time
 from typing import Any
 
+import torch
+
 from distrib.images.feed import Feed
 from distrib.learning.state import TrainState
 from distrib.lifecycle import checkpoints
 from distrib.lifecycle.checkpoints import Checkpoint
-from distrib.lifecycle.ending import Failed
+from distrib.lifecycle.ending import Failed, say
 from distrib.lifecycle.journal import Journal
 from distrib.lifecycle.processes import Processes
 from distrib.lifecycle.saving import Saver
@@ -29,6 +31,7 @@ class Snapshots:
         self._state, self._feed, self._processes = state, feed, processes
         self._saver, self._journal, self._minutes = saver, journal, minutes
         self._saved_at, self._wait = time.perf_counter(), 0.0
+        self._error: str | None = None
 
     @property
     def due(self) -> bool:
@@ -38,40 +41,59 @@ class Snapshots:
     def save(self, *, wait: bool) -> None:
         """Save a checkpoint, in the background unless told to ``wait``. Every process must call it; rank 0 writes."""
         started = time.perf_counter()
-        self.note(wait=True)
+        self.settle()
         groups = self._state.tensors(self._processes)
         if self._processes.is_main:
-            facts = {"data": self._feed.facts(), "world_size": self._processes.size}
+            facts = {"data": self._feed.facts(), "world_size": self._processes.size, "threads": torch.get_num_threads()}
             self._saver.save(groups, self._state.counters() | facts)
         self._saved_at = time.perf_counter()
         self._wait = self._saved_at - started
-        self.note(wait=wait)
+        if wait:
+            self.settle(last=self._state.progress.finished)
 
-    def note(self, *, wait: bool) -> None:
-        """Note in the journal what became of the save under way, once it has ended.
+    def settle(self, *, last: bool = False) -> None:
+        """Wait until nothing is being written. Every process must call it.
 
         Raises:
-            Failed: it failed, and the run is at its end or has no other checkpoint.
+            Failed: on all processes; what was written last failed, and it was the run's ``last`` or it has no other.
         """
+        self._processes.agreed(lambda: self._check(last=last))
+
+    def _check(self, *, last: bool) -> None:
+        self.note(wait=True)
+        if self._error is None:
+            return
+        if not checkpoints.every(self._saver.folder):
+            raise Failed(f"{self._error}, and there is no older one. Make room, or choose another --out")
+        if last:
+            raise Failed(f"{self._error}. Make room and give the same command: it goes on from the one before")
+
+    def note(self, *, wait: bool) -> None:
+        """Note in the journal what became of the save under way, once it has ended."""
         saved = self._saver.outcome(wait=wait)
         if saved is None:
             return
         facts: dict[str, Any] = {"update": saved.update, "epoch": saved.epoch, "seconds": round(saved.seconds, 3)}
         facts["wait"] = round(self._wait, 3)  # of training, for the copy
-        if saved.error and self._state.progress.finished:
-            raise Failed(f"{saved.error}. Make room and give the same command: it goes on from the one before")
+        self._error = saved.error
         if saved.error:
-            print(f"WARNING: {saved.error}; the older ones stand, and training goes on", file=sys.stderr, flush=True)
+            say(f"WARNING: {saved.error}; training goes on", sys.stderr)
             facts["error"] = saved.error
         self._journal.event("checkpoint", **facts)
+
+    def _newest(self) -> Checkpoint | None:
+        newest, messages = checkpoints.newest(self._saver.folder)
+        for message in messages:
+            say(message, sys.stderr)
+        return newest
 
     def roll_back(self) -> bool:
         """Go back to the weights of the newest checkpoint, and on with the next batch: those since are left out.
 
         Whether there was one; if not, all stays as it is. Every process must call it.
         """
-        self.note(wait=True)
-        newest: Checkpoint | None = self._processes.agreed(lambda: checkpoints.newest(self._saver.folder)[0])
+        self.settle()
+        newest: Checkpoint | None = self._processes.agreed(self._newest)
         if newest is None:
             return False
         progress = self._state.progress

@@ -1,9 +1,11 @@
 """Checkpoints: safetensors and JSON in a folder that appears whole or not at all. No pickle anywhere."""
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,11 @@ from distrib.settings import SettingsError
 
 MANIFEST, STATE, MODEL = "manifest.json", "state.json", "model.safetensors"
 PREFIX, BEFORE = "update-", "before-"
+
+NEEDED = {"update": int, "epoch": int, "finished": bool, "data": dict}
+"""What every state says, and the type of it."""
+COUNTS = ("world_size", "threads")  # what it may say besides: whole numbers, at least 1
+LISTED, SHOWN = 5, 80  # names in a message, and characters of each
 
 Tensors = dict[str, Tensor]
 
@@ -36,7 +43,12 @@ class Checkpoint:
     @property
     def state(self) -> dict[str, Any]:
         """Counters, scores and whatever else is no tensor."""
-        content: dict[str, Any] = json.loads((self.path / STATE).read_text(encoding="utf-8"))
+        return self._json(STATE)
+
+    def _json(self, name: str) -> dict[str, Any]:
+        content = json.loads(regular(self.path / name).read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"{name} is no JSON object")  # noqa: TRY004 - as what is no JSON at all
         return content
 
     def tensors(self, group: str) -> Tensors:
@@ -50,23 +62,35 @@ class Checkpoint:
         Without ``hashes`` a quick look: whether all are there, and as long as they say.
         """
         try:
-            manifest = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
-            missing = {STATE, MODEL} - set(manifest)
-            wrong = [name for name, digest in manifest.items() if not self._is_whole(name, digest if hashes else None)]
-            unfinished = {"update", "epoch", "finished", "data"} - set(self.state)
-        except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
+            manifest = self._json(MANIFEST)
+            found = {file.name for file in self.path.glob("*.safetensors")}  # what nothing vouches for is no better
+            missing = ({STATE, MODEL} | found) - set(manifest)
+            wrong = [name for name, digest in manifest.items() if not self._is_whole(name, digest, hashes=hashes)]
+            state = self.state
+        except (OSError, ValueError, RecursionError) as error:
             return f"{type(error).__name__}: {error}"
         if missing:
-            return f"its manifest lacks {', '.join(sorted(missing))}"
-        if unfinished:
-            return f"its {STATE} lacks {', '.join(sorted(unfinished))}"
-        return f"{', '.join(wrong)} changed since it was written" if wrong else None
+            return f"its manifest lacks {told(missing)}"
+        if wrong:
+            return f"{told(wrong)} changed since it was written"
+        return self._misstated(state)
 
-    def _is_whole(self, name: str, digest: str | None) -> bool:
-        file = self.path / name
+    def _misstated(self, state: dict[str, Any]) -> str | None:
+        """What is wrong with a state, though it be what was saved: somebody may have edited it, and the manifest."""
+        unfit = {name for name, kind in NEEDED.items() if type(state.get(name)) is not kind}
+        if not unfit and not 0 <= state["epoch"] <= state["update"]:
+            unfit = {"update", "epoch"}  # every epoch has an update
+        unfit |= {name for name in COUNTS if type(state.get(name, 1)) is not int or state.get(name, 1) < 1}
+        if unfit:
+            return f"its {STATE} lacks a sound {told(unfit)}"
+        moved = self.update not in (-1, state["update"])
+        return f"its {STATE} is of another update, {told([str(state['update'])])}" if moved else None
+
+    def _is_whole(self, name: str, digest: object, *, hashes: bool = True) -> bool:
         if Path(name).name != name:
             return False  # a manifest that names files elsewhere is none of ours
-        if digest is not None:
+        file = regular(self.path / name)
+        if hashes:
             return sha256(file) == digest
         if file.suffix != ".safetensors":
             return file.stat().st_size > 0
@@ -77,11 +101,14 @@ class Checkpoint:
             return False
 
     def score(self) -> float | None:
-        """Test accuracy of its weights, of 1; None if they were not evaluated, or the state cannot be read."""
+        """Test accuracy of its weights, of 1; None if they were not evaluated, or the state is not what was saved."""
         try:
-            return float(self.state["test_top1"])
-        except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+            if not self._is_whole(STATE, self._json(MANIFEST)[STATE]):
+                return None  # a digit that flipped would have the best of all pruned
+            score = float(self.state["test_top1"])
+        except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
             return None  # but not if the disk does not answer: what cannot be read now must not be pruned
+        return score if 0 <= score <= 1 else None
 
 
 @dataclass(frozen=True)
@@ -101,7 +128,7 @@ class Retention:
 
 
 def save(folder: Path, groups: dict[str, Tensors], state: dict[str, Any], keeps: Retention) -> Checkpoint:
-    """Write a checkpoint of ``state["update"]`` below ``folder``, and prune older ones once it stands and verifies.
+    """Write a checkpoint of ``state["update"]`` below ``folder``, and prune older ones once it verifies and stands.
 
     It is written under another name, each file and the folder are forced to the disk, the manifest last, and then it is
     renamed: whatever interrupts this, the folder's final name holds all of it or does not exist.
@@ -113,17 +140,16 @@ def save(folder: Path, groups: dict[str, Tensors], state: dict[str, Any], keeps:
     partial = folder / f".partial-{final.name}"
     try:
         _write(partial, groups, state)
+        fault = Checkpoint(partial).fault()
+        if fault is not None:
+            raise OSError(f"it does not read back as it was written: {fault}")
         _rename(partial, final)
     finally:
         shutil.rmtree(partial, ignore_errors=True)  # frees the room, if that is what it lacked
     sync(folder)
-    saved = Checkpoint(final)
-    fault = saved.fault()
-    if fault is not None:
-        set_aside(saved)
-        raise OSError(f"it does not read back as it was written: {fault}")
-    keeps.prune(folder)
-    return saved
+    with contextlib.suppress(OSError):  # this one stands; what cannot be removed now goes with the next
+        keeps.prune(folder)
+    return Checkpoint(final)
 
 
 def _write(partial: Path, groups: dict[str, Tensors], state: dict[str, Any]) -> None:
@@ -168,7 +194,7 @@ def set_aside(checkpoint: Checkpoint) -> Path:
 
 def tidy(folder: Path) -> None:
     """Clean up after a save that something interrupted."""
-    for before in folder.glob(f".{BEFORE}*"):
+    for before in folder.glob(f".{BEFORE}{PREFIX}*"):
         final = before.with_name(before.name.removeprefix(f".{BEFORE}"))
         if final.exists():
             shutil.rmtree(before, ignore_errors=True)
@@ -200,7 +226,9 @@ def whole(folder: Path, *, latest: bool = False) -> Checkpoint | None:
     """The best checkpoint whose files are whole, or, where none was scored or it is asked for, the newest."""
 
     def rank(checkpoint: Checkpoint) -> tuple[float, int]:
-        score = None if latest else checkpoint.score()
+        score = None
+        with contextlib.suppress(OSError):  # then it is not whole either
+            score = None if latest else checkpoint.score()
         return (1, -checkpoint.update) if score is None else (-score, checkpoint.update)
 
     return next((checkpoint for checkpoint in sorted(every(folder), key=rank) if checkpoint.fault() is None), None)
@@ -218,18 +246,35 @@ def weights(source: Path) -> Tensors:
     Raises:
         SettingsError: there are none.
     """
-    if (source / "checkpoints").is_dir():
-        chosen = whole(source / "checkpoints")
-        source = chosen.path if chosen else source
-    if (source / MANIFEST).exists() and (fault := Checkpoint(source).fault()):
-        raise SettingsError(f"the checkpoint {source} is damaged: {fault}")
-    file = source / MODEL if source.is_dir() else source
     try:
-        return safetensors.torch.load_file(file)
+        if (source / "checkpoints").is_dir():
+            chosen = whole(source / "checkpoints")
+            source = chosen.path if chosen else source
+        ours = source.name.startswith(PREFIX) or any((source / name).exists() for name in (MANIFEST, STATE))
+        if source.is_dir() and ours and (fault := Checkpoint(source).fault()):
+            raise SettingsError(f"the checkpoint {source} is damaged: {fault}")
+        return safetensors.torch.load_file(regular(source / MODEL if source.is_dir() else source))
     except (OSError, safetensors.SafetensorError) as error:
         raise SettingsError(
             f"no weights in {source}: {error}. Name a run folder, a checkpoint or a safetensors file"
         ) from None
+
+
+def regular(file: Path) -> Path:
+    """The file, if it is one: to read a pipe or a device might never end.
+
+    Raises:
+        FileNotFoundError: nothing stands there, or something else.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no file {told([file.name])}")
+    return file
+
+
+def told(names: Iterable[str]) -> str:
+    """Names for a message: of damaged files they may be anything, even what no terminal can print."""
+    shown = [name if name.isprintable() else ascii(name) for name in sorted(names)]
+    return ", ".join(name if len(name) <= SHOWN else f"{name[:SHOWN]}..." for name in shown[:LISTED])
 
 
 def sha256(file: Path) -> str:

@@ -1,15 +1,16 @@
 """How a run ends: every way out has an exit code, and an error is one message for a person."""
 
+import contextlib
 import os
 import sys
 import traceback
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Self, TextIO
 
 from distrib.command import first_rank
 from distrib.images.decoding import ImageError
-from distrib.lifecycle.stopping import Stopped
+from distrib.lifecycle.stopping import Stopped, StopRequest
 from distrib.settings import SettingsError
 
 FINISHED, FAILED, BAD_SETTINGS, DIVERGED, STOPPED = 0, 1, 2, 3, 75
@@ -34,7 +35,8 @@ class Ending:
     rank only: that rank speaks, and its launcher ends the others.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stop: StopRequest | None = None) -> None:
+        self._stop = stop
         self.code = FINISHED
         self.together = True
         """Whether all ranks end here, so that one may wait for another."""
@@ -57,14 +59,26 @@ class Ending:
         """Set the code and call. Takes every error but those that end the interpreter itself."""
         if error is not None and not isinstance(error, Exception | Stopped):
             return False
+        if self._stop is not None:
+            self._stop.at_once = False  # it is ending already
         self.code, told = self._judge(error)
         self.together = self.code != FAILED and not (isinstance(error, Stopped) and error.at_once)
         if told:
-            print(told, file=sys.stderr if self.code not in (FINISHED, STOPPED) else sys.stdout, flush=True)
+            say(told, sys.stdout if self.code in (FINISHED, STOPPED) else sys.stderr)
         for call in self._calls:
-            call(self)
+            self._close(call)
         self._calls.clear()
+        _let_go()
         return True
+
+    def _close(self, call: Callable[["Ending"], None]) -> None:
+        """Call it; what goes wrong then must not keep the others from being called."""
+        try:
+            call(self)
+        except Exception as error:  # noqa: BLE001
+            if self.code in (FINISHED, STOPPED):
+                self.code, self.together = FAILED, False
+                say(self._failure(error), sys.stderr)
 
     def _judge(self, error: BaseException | None) -> tuple[int, str]:
         """The exit code, and what this rank says."""
@@ -92,3 +106,19 @@ class Ending:
             return blamed
         told = str(error) if plain else "".join(traceback.format_exception(error))
         return f"error on rank {os.environ.get('RANK', '0')}: {told}"
+
+
+def say(text: str, stream: TextIO) -> None:
+    """Print, if anybody can still read it: a run does not fail for a terminal that is gone or a log on a full disk."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=stream, flush=True)
+
+
+def _let_go() -> None:
+    """Give up on output that cannot be written: Python would try again as it ends, and end with its own code."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

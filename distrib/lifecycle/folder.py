@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from distrib import __version__, command
-from distrib.lifecycle import checkpoints, journal
+from distrib.lifecycle import checkpoints
 from distrib.lifecycle.checkpoints import Checkpoint
 from distrib.lifecycle.ending import Ending, Finished
 from distrib.lifecycle.files import write_whole
@@ -69,8 +69,11 @@ def recall(settings: Settings) -> Settings:
     """Give ``auto`` the meaning it had when the run of that name began, so that the same command goes on with it."""
     name = settings.lifecycle.name
     saved = RunFolder(settings.lifecycle.out / name).settings if name else None
-    if saved is None or not saved.exists():
-        return settings
+    try:
+        if saved is None or not saved.exists():
+            return settings
+    except OSError as error:
+        raise SettingsError(f"cannot read {saved}: {error.strerror}. Choose another --name or --out") from None
     before, data, compute = command.load(saved), settings.data, settings.compute
     if data.data == "auto":
         data = dataclasses.replace(data, data=before.data.data)
@@ -108,14 +111,18 @@ def _prepare(settings: Settings, lock: Lock) -> tuple[Path, Path | None]:
         raise SettingsError(f"cannot write to {settings.lifecycle.out}: {error}. Choose another --out") from None
     for message in messages:
         print(message, file=sys.stderr)
+    if checkpoint is not None and not folder.settings.exists():
+        raise SettingsError(
+            f"the run {folder.path} has lost its settings.yaml, so that nobody can tell whether this would be the same "
+            f"run. Bring the file back, or train under another --name, from these weights if you like (--init "
+            f"{folder.path})"
+        )
     if checkpoint is not None and checkpoint.state["finished"]:
         raise Finished(
             f"The run {folder.path} is finished. Look at it with `python -m distrib evaluate {folder.path}`, or train "
             "another one under another --name."
         )
     try:
-        if folder.journal.exists():
-            journal.cut_back(folder.journal, checkpoint.state["update"] if checkpoint else 0)
         _write_settings(folder, settings)
     except OSError as error:
         raise SettingsError(f"cannot write to {folder.path}: {error}. Make room, or choose another --out") from None

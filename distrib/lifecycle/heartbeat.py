@@ -10,7 +10,15 @@ from typing import Any
 from distrib.lifecycle.processes import Processes, host
 
 SIZE = 512  # bytes of a file: always the same, written in place, so that a full disk does not look like a dead rank
-PHASES = ("starting", "data loading", "update", "sharing numbers", "evaluation", "saving")  # in the order of an update
+PHASES = (
+    "starting",
+    "data loading",
+    "update",
+    "sharing numbers",
+    "evaluation",
+    "saving",
+    "ending",
+)  # in the order of an update
 
 
 @dataclass
@@ -26,9 +34,10 @@ class Pulse:
 
     def enter(self, phase: str, update: int) -> None:
         """Say that ``update`` has come to ``phase``."""
-        if phase != self.phase and self.phase not in self.passed:
-            self.passed |= {self.phase}
+        left = self.phase
         self.phase, self.update, self.since = phase, update, time.monotonic()
+        if phase != left and left not in self.passed:
+            self.passed |= {left}
 
 
 @dataclass(frozen=True)
@@ -68,8 +77,9 @@ class Peer:
     @classmethod
     def me(cls, rank: int) -> "Peer":
         """This process."""
-        try:
-            space = str(Path("/proc/self/ns/pid").readlink())
+        try:  # machines may have the same name, and the namespace of processes is the same on most
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+            space = f"{boot} {Path('/proc/self/ns/pid').readlink()}"
         except OSError:
             space = ""
         return cls(rank, host(), os.getpid(), space)

@@ -1,5 +1,6 @@
 """The journal ``metrics.jsonl``: one JSON object a line, the source of truth of what happened in a run."""
 
+import contextlib
 import json
 import math
 import os
@@ -11,6 +12,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, Protocol
 
+from distrib.lifecycle.ending import say
 from distrib.lifecycle.files import write_whole
 from distrib.settings import SettingsError
 
@@ -47,7 +49,7 @@ class Journal:
 
     def write(self, records: list[Record]) -> None:
         """Append records."""
-        if self._file is None or not records:
+        if self._file is None or not (records or self._kept):
             return
         lines = b"".join(_line(record) for record in records)
         try:
@@ -55,9 +57,10 @@ class Journal:
                 self._kept += lines
                 self._append(self._file)
         except OSError as error:
-            print(f"WARNING: {self._file.name} cannot be written ({error}); will be tried again", file=sys.stderr)
+            say(f"WARNING: {self._file.name} cannot be written ({error}); will be tried again", sys.stderr)
         for sink in self._sinks:
-            sink.write(records)
+            with contextlib.suppress(OSError):  # a terminal that is gone is no reason to stop
+                sink.write(records)
 
     def _append(self, file: FileIO) -> None:
         """Write what is kept: all of it, or nothing."""
@@ -92,15 +95,24 @@ class Journal:
         """Close the file and the sinks."""
         if self._file is None:
             return
+        if self._kept:
+            self.write([])
         self._file.close()
         for sink in self._sinks:
             sink.close()
 
 
 def _line(record: Record) -> bytes:
-    # JSON knows no NaN: a number that is none is written as null.
-    plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
-    return json.dumps(plain, allow_nan=False).encode() + b"\n"
+    return json.dumps(_plain(record), allow_nan=False).encode() + b"\n"
+
+
+def _plain(value: Any) -> Any:
+    """JSON knows no NaN: a number that is none is written as null, wherever it stands."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read(path: Path) -> Iterator[Record]:
@@ -109,7 +121,7 @@ def read(path: Path) -> Iterator[Record]:
     Raises:
         SettingsError: a line is no record; says which.
     """
-    for number, record in _records(path):
+    for number, _, record in _records(path):
         if record is None:
             raise SettingsError(
                 f"{path}, line {number}, is no record of a journal: the file was damaged. Remove that line, or train "
@@ -118,35 +130,54 @@ def read(path: Path) -> Iterator[Record]:
         yield record
 
 
-def cut_back(path: Path, update: int) -> None:
-    """Drop what happened after ``update``, so that no update appears twice when they are computed again.
+def cut_back(path: Path, update: int, epoch: int) -> None:
+    """Drop what happened after ``update`` and ``epoch``, so that nothing appears twice when it is computed again.
+
+    An epoch is evaluated after its last update: of a checkpoint made in between, the evaluation is still to come.
 
     That it was started, stopped and resumed stays: it is the run's history. So that damage cannot keep a run from going
     on, a line that is no record is dropped, and told. The file is replaced whole or not at all.
     """
     kept, damaged = [], []
-    for number, record in _records(path):
+    for number, line, record in _records(path):
         if record is None:
             damaged.append(number)
-        elif record.get("event") in HISTORY or record.get("update", 0) <= update:
-            kept.append(record)
+        elif record.get("event") in HISTORY or _is_done(record, update, epoch):
+            kept.append(line)
     if damaged:
         print(f"WARNING: {path} was damaged; dropped its lines {damaged[:10]}", file=sys.stderr)
-    write_whole(path, b"".join(_line(record) for record in kept).decode())
+    write_whole(path, "".join(kept))
 
 
-def _records(path: Path) -> Iterator[tuple[int, Record | None]]:
-    """Numbers of the lines, from 1, and the record of each, None where it is none. Without a last unfinished line."""
+def _is_done(record: Record, update: int, epoch: int) -> bool:
+    """Whether a record tells of something up to an update and an epoch."""
+    scored = record["kind"] == "epoch" or record.get("event") == "best"
+    return record.get("update", 0) <= update and not (scored and record.get("epoch", 0) > epoch)
+
+
+def _records(path: Path) -> Iterator[tuple[int, str, Record | None]]:
+    """The lines, with their numbers from 1 and their records, None where it is none. Without a last unfinished one."""
     with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
         for number, line in enumerate(file, 1):
             if line.endswith("\n"):
-                yield number, _record(line)
+                yield number, line, _record(line)
 
 
 def _record(line: str) -> Record | None:
+    if not line.isascii():
+        return None  # nothing of ours: _line escapes all that is not
     try:
-        record = json.loads(line)
-        whole = isinstance(record["kind"], str) and (record["kind"] != "event" or isinstance(record["event"], str))
-        return record if whole and isinstance(record.get("update", 0), int) else None
+        record = _JSON.decode(line)
+        event = record["kind"] == "event"
+        named = isinstance(record["event"] if event else record["kind"], str)
+        counts = (record.get("update", 0) if event else record["update"], record.get("epoch", 0))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+    return record if named and all(type(count) is int for count in counts) else None
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no JSON")
+
+
+_JSON = json.JSONDecoder(parse_constant=_no_number)

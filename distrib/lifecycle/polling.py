@@ -8,6 +8,7 @@ import torch
 from distrib.lifecycle.processes import Processes
 
 REACTION = 0.5  # seconds between two questions: a run that is asked to stop does so within two
+MOST = 100  # calls between two questions: the next ones may take longer
 
 
 class Poll:
@@ -32,6 +33,6 @@ class Poll:
         seconds = (time.perf_counter() - self._asked) / self._calls
         mine = torch.tensor([*wanted, seconds], device=self._processes.device)
         *most, slowest = self._processes.stack(mine).amax(0).tolist()
-        self._calls, self._interval = 0, max(1, int(REACTION / max(slowest, 1e-6)))
+        self._calls, self._interval = 0, min(max(1, int(REACTION / max(slowest, 1e-6))), MOST)
         self._asked = time.perf_counter()
         return [want > 0 for want in most]

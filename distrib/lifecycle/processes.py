@@ -1,5 +1,6 @@
 """The processes of a run: device, process group and precision, through Accelerate."""
 
+import contextlib
 import os
 import socket
 from collections.abc import Callable, Mapping
@@ -75,12 +76,16 @@ class Processes:
 
         If ``call`` refuses on any rank, every rank raises the first refusal: none waits for one that has left.
         """
-        result, refusal = None, None
+        result, refusal, mistake = None, None, None
         try:
             result = call()
         except REFUSALS as error:
             refusal = error.with_traceback(None)
+        except Exception as error:  # noqa: BLE001 - a bug here, of which the others must hear before it ends this rank
+            mistake, refusal = error, Failed(f"rank {self.rank} failed: {type(error).__name__}: {error}")
         outcomes = self.gather((result, refusal))
+        if mistake is not None:
+            raise mistake
         for _, refused in outcomes:
             if refused is not None:
                 refused.everywhere = True
@@ -108,8 +113,9 @@ class Processes:
             return
         # gloo's threads need Python to let go of the tensors of the last collective. If the interpreter were leaving
         # by then, they would abort the process: the barrier waits until they have.
-        self.accelerator.wait_for_everyone()
-        self.accelerator.end_training()
+        with contextlib.suppress(RuntimeError):  # somebody was lost on the way, and this one has done all it had to
+            self.accelerator.wait_for_everyone()
+            self.accelerator.end_training()
 
 
 def start(settings: Compute) -> Processes:

@@ -1,7 +1,7 @@
 """Saving in the background: training waits for the copy to the host, a thread for the disk."""
 
+import contextlib
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -12,7 +12,6 @@ from typing import Any
 
 from distrib.lifecycle import checkpoints
 from distrib.lifecycle.checkpoints import Tensors
-from distrib.lifecycle.ending import Failed
 
 
 @dataclass(frozen=True)
@@ -45,17 +44,12 @@ class Saver:
         self._writing = self._thread.submit(self._write, groups, state)
 
     def outcome(self, *, wait: bool) -> Saved | None:
-        """What became of the save under way: None if there is none or, unless told to ``wait``, if it still goes on.
-
-        Raises:
-            Failed: it failed and no checkpoint stands: the run would go on for nothing.
-        """
-        if self._writing is None or not (wait or self._writing.done()):
+        """What became of the save under way: None if there is none or, unless told to ``wait``, if it still goes on."""
+        writing = self._writing
+        if writing is None or not (wait or writing.done()):
             return None
-        saved, self._writing = self._writing.result(), None
-        if saved.error and not checkpoints.every(self.folder):
-            raise Failed(f"{saved.error}, and there is no older one. Make room, or choose another --out")
-        return saved
+        self._writing = None
+        return writing.result()
 
     def _write(self, groups: dict[str, Tensors], state: dict[str, Any]) -> Saved:
         started, error = time.perf_counter(), None
@@ -69,5 +63,5 @@ class Saver:
 
 def yield_cores() -> None:
     """Let training's threads go first, where the system can tell threads apart."""
-    if sys.platform == "linux":
+    with contextlib.suppress(OSError, AttributeError):  # not Linux, or not allowed
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)

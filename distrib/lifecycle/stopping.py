@@ -44,7 +44,9 @@ class StopRequest:
             os.set_blocking(end, end == self._ends[0])
         self._old_fd = signal.set_wakeup_fd(self._ends[1], warn_on_full_buffer=False)
         threading.Thread(target=leave_if_interrupted_twice, args=(self._ends[0],), daemon=True).start()
-        self._old = {number: signal.signal(number, self._note) for number in SIGNALS}
+        # A terminal that is closed asks, too; not if the run was told to outlive it (nohup).
+        asked = SIGNALS if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else (*SIGNALS, signal.SIGHUP)
+        self._old = {number: signal.signal(number, self._note) for number in asked}
         end_with_launcher()
         return self
 
@@ -58,7 +60,7 @@ class StopRequest:
         os.close(self._ends[1])  # ends the thread, which closes the other
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        # Nothing but a flag: a handler runs between any two instructions, also in the middle of a save or a collective.
+        # Once there is something to save, nothing but a flag: this runs between any two instructions, also of a save.
         first, self.signal = self.signal is None, signal.Signals(number).name
         if self.at_once and first:
             stopped = Stopped(f"Stopped by {self.signal} before the first update: nothing is lost.")
@@ -91,7 +93,8 @@ def end_with_launcher() -> None:
     """
     try:
         parent = Path(f"/proc/{os.getppid()}/cmdline").read_text(encoding="utf-8", errors="replace")
-        if any(word in parent for word in ("accelerate", "torchrun", "torch.distributed")):
+        names = {word.rpartition("/")[2].removesuffix(".py") for word in parent.split("\0")}
+        if names & {"accelerate", "torchrun", "torch.distributed.run", "accelerate.commands.launch"}:
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     except (OSError, AttributeError):
         return  # not Linux

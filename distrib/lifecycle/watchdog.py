@@ -12,11 +12,12 @@ from pathlib import Path
 
 import torch
 
-from distrib.lifecycle.ending import FAILED, Ending
+from distrib.lifecycle.ending import FAILED, Ending, say
 from distrib.lifecycle.heartbeat import Beat, Heartbeats, Pulse
 from distrib.lifecycle.processes import Processes
 
 START = 3600.0  # seconds that a phase may take the first time: data is decoded, networks are compiled
+PATIENT = ("starting", "saving", "ending")  # phases that may always take so long: a disk or a server may be slow
 LEAVING = 20.0  # seconds that a process may take to leave after an error, when collectives may hang
 PATIENCE = 4.0  # seconds within which it is known that a process has ended
 SHOWN = 8  # stacks printed; the others are in their files
@@ -43,7 +44,6 @@ class Watchdog(threading.Thread):
         self._closing.set()
         if self.is_alive():
             self.join(PATIENCE)  # a daemon thread that runs while the interpreter ends may crash it
-        faulthandler.cancel_dump_traceback_later()
         self._write(left=ending.code)
         if not ending.together:  # what is left of collectives may keep the interpreter from ending
             faulthandler.dump_traceback_later(LEAVING, exit=True)
@@ -55,7 +55,8 @@ class Watchdog(threading.Thread):
         """
         self._closing.set()
         with self._speaking:
-            for _ in range(int(PATIENCE / 0.2)):
+            # The first rank gives up first: of an error that all ranks met, it alone then speaks.
+            for _ in range(int((PATIENCE + (2 if self._heartbeats.rank else 0)) / 0.2)):
                 if ended := self._ended():
                     return self._obituary(ended)
                 threading.Event().wait(0.2)
@@ -71,8 +72,6 @@ class Watchdog(threading.Thread):
                 self._awake = now  # this process was stopped (Ctrl-Z), and nobody is to blame
             last = now
             self._write()
-            if self._heartbeats.size > 1:  # should Python itself hang, this thread with it, then C ends the process
-                faulthandler.dump_traceback_later(self._allowed() + 10 * self._interval, exit=True)
             if gone := self._gone():
                 self._closing.wait(PATIENCE)  # a collective may fail and tell the main thread, which can say more
                 self._leave(lambda gone=gone: self._obituary(gone))  # type: ignore[misc]
@@ -80,8 +79,8 @@ class Watchdog(threading.Thread):
                 self._leave(self._explain)
 
     def _allowed(self) -> float:
-        passed = self.pulse.phase in self.pulse.passed
-        return self._timeout if passed else max(START, self._timeout)
+        hasty = self.pulse.phase in self.pulse.passed and self.pulse.phase not in PATIENT
+        return self._timeout if hasty else max(START, self._timeout)
 
     def _write(self, *, left: int | None = None) -> None:
         with contextlib.suppress(OSError):  # a folder that cannot be written now is no reason to end a run
@@ -92,11 +91,12 @@ class Watchdog(threading.Thread):
         with self._speaking:
             if self._closing.is_set():
                 return  # the main thread has found out by itself
-            text = explain()
-            if text:
-                print(text, file=sys.stderr, flush=True)
-            self._write(left=FAILED)
-            os._exit(FAILED)
+            try:
+                if text := explain():
+                    say(text, sys.stderr)
+            finally:  # whatever goes wrong in explaining
+                self._write(left=FAILED)
+                os._exit(FAILED)
 
     def _gone(self) -> list[int]:
         """Ranks of this machine whose processes are no more."""
@@ -179,24 +179,29 @@ def watch(folder: Path, processes: Processes, timeout: float, ending: Ending) ->
 
 def explanation(beats: dict[int, Beat], silent: set[int], size: int) -> str:
     """Which ranks the others wait for, and where those are."""
-    now = time.time()
-    waiting = [rank for rank in range(size) if rank not in silent]
-    furthest = max((beats[rank].position for rank in waiting), default=(0, 0))
-    behind = sorted(silent) or [rank for rank in waiting if beats[rank].position < furthest]
-    told = []
-    for rank in behind:
-        beat = beats.get(rank)
-        if rank in silent:
-            since = f" for {now - beat.time:.0f} s, last seen in {_where(beat)}" if beat else ""
-            on = f" on {beat.host}" if beat else ""
-            told.append(f"rank {rank}{on} gives no sign of life{since} (stopped, or its machine is gone)")
-        elif beat is not None:
-            told.append(f"rank {rank} on {beat.host} in {_where(beat)} for {beat.seconds:.0f} s")
-    rest = [beats[rank] for rank in waiting if rank not in behind]
-    who = "the others wait" if told else "all ranks wait" if size > 1 else "it stands"
+    seen = {rank: beat for rank, beat in beats.items() if rank not in silent}
+    furthest = max((beat.position for beat in seen.values()), default=(0, 0))
+    behind = sorted(silent) or [rank for rank, beat in seen.items() if beat.position < furthest]
+    told = [_silence(rank, beats.get(rank)) if rank in silent else _stay(rank, seen[rank]) for rank in behind]
+    rest = [beat for rank, beat in seen.items() if rank not in behind]
     if rest:
+        who = "the others wait" if told else "all ranks wait" if size > 1 else "it stands"
         told.append(f"{who} in {_where(rest[0])} for {rest[0].seconds:.0f} s")
-    return f"error: the run hangs: {', '.join(told)}. It ends; the same command goes on from the newest checkpoint."
+    places = ", ".join(told) or "no heartbeat can be read"
+    return f"error: the run hangs: {places}. It ends; the same command goes on from the newest checkpoint."
+
+
+def _stay(rank: int, beat: Beat) -> str:
+    return f"rank {rank} on {beat.host} in {_where(beat)} for {beat.seconds:.0f} s"
+
+
+def _silence(rank: int, beat: Beat | None) -> str:
+    if beat is None:
+        return f"rank {rank} gives no sign of life (stopped, or its machine is gone)"
+    if beat.left is not None:
+        return f"rank {rank} on {beat.host} has ended with exit code {beat.left}"
+    since = f"for {time.time() - beat.time:.0f} s, last seen in {_where(beat)}"
+    return f"rank {rank} on {beat.host} gives no sign of life {since} (stopped, or its machine is gone)"
 
 
 def _where(beat: Beat | Pulse) -> str:

@@ -11,7 +11,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.launching import follow, hashes, journal, pids, run, start_train, train, updates, wait_until_gone
+from tests.launching import (
+    ROOT,
+    TRAIN,
+    environment,
+    follow,
+    hashes,
+    journal,
+    pids,
+    run,
+    start_train,
+    train,
+    updates,
+    wait_until_gone,
+)
 
 FLAGS = ("--data", "synthetic", "--train-images", 1024, "--test-images", 64, "--model", "simplecnn", "--width", 8)
 FLAGS = (*FLAGS, "--batch-size", 16, "--epochs", 2, "--log-every", 3, "--save-every", 10)
@@ -129,22 +142,52 @@ def test_on_a_full_disk_a_run_goes_on_says_so_and_stops_when_asked(small_disk):
     assert found == list(range(1, len(found) + 1))
 
 
-def test_a_finished_run_that_could_not_be_saved_is_not_called_finished(small_disk, whole):
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_finished_run_that_could_not_be_saved_is_not_called_finished(small_disk, whole, world):
     flags = (*FLAGS, "--out", small_disk, "--name", "full")
-    process = start_train(*flags)
+    process = start_train(*flags, world=world)
     follow(process, small_disk / "full", lambda record: record.get("event") == "checkpoint")
     fill(small_disk)
     text, _ = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "Traceback" not in text
+    assert f'File "{ROOT}/distrib' not in text  # no traceback of ours
     assert "WARNING: the checkpoint of update" in text
-    assert "error on rank 0: the checkpoint of update 128 could not be written" in text
+    assert text.count("error: the checkpoint of update 128 could not be written") == 1
     assert "No space left on device" in text
     assert not list((small_disk / "full" / "checkpoints").glob(".partial-*"))
     (small_disk / "filler").unlink()
-    train(*flags)
-    assert hashes(small_disk / "full") == hashes(whole)
-    assert losses(small_disk / "full") == losses(whole)
+    if world == 1:
+        train(*flags)
+        assert hashes(small_disk / "full") == hashes(whole)
+        assert losses(small_disk / "full") == losses(whole)
+
+
+def test_an_output_that_nobody_can_read_does_not_stop_a_run(tmp_path, whole):
+    command = [sys.executable, str(TRAIN), "--wandb", "off", *map(str, FLAGS), "--out", str(tmp_path), "--name", "mute"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, cwd=ROOT, env=environment(), stdout=full, stderr=full, check=False, timeout=120)
+    assert done.returncode == 0
+    assert hashes(tmp_path / "mute") == hashes(whole)
+
+
+def test_stopped_in_an_evaluation_then_killed_after_it_the_epoch_is_there_once(tmp_path):
+    """A checkpoint from before an evaluation, and a journal from after it."""
+    flags = (*FLAGS, "--out", tmp_path, "--name", "twice")
+    process = start_train(*flags, "--test-images", 40_000)
+    follow(process, tmp_path / "twice", lambda record: record.get("update", 0) == 64)
+    process.send_signal(signal.SIGTERM)
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, text
+    assert journal(tmp_path / "twice")[-1]["update"] == 64
+    checkpoint = tmp_path / "twice" / "checkpoints" / "update-000000064"
+    shutil.copytree(checkpoint, tmp_path / "kept")
+    train(*flags, "--test-images", 40_000)
+    shutil.rmtree(tmp_path / "twice" / "checkpoints")
+    shutil.copytree(tmp_path / "kept", checkpoint)  # as if the later ones had not stood yet when it was killed
+    train(*flags, "--test-images", 40_000)
+    assert [r["epoch"] for r in journal(tmp_path / "twice") if r["kind"] == "epoch"] == [1, 2]
+    best = [r["epoch"] for r in events(tmp_path / "twice", "best")]
+    assert len(best) == len(set(best))
 
 
 def test_a_disk_that_is_full_from_the_start_ends_the_run_with_a_message(small_disk):
@@ -172,7 +215,7 @@ def test_a_run_that_diverges_exits_3_and_says_where(tmp_path):
     done = train(*flags, expect=3)
     assert done.stderr.count("is not finite: loss ") == 1
     assert "Traceback" not in done.stderr
-    (event,) = events(tmp_path / "up", "diverged")
+    event = events(tmp_path / "up", "diverged")[0]
     assert len(event["images"]) == 16
     assert journal(tmp_path / "up")[-1]["exit_code"] == 3
 

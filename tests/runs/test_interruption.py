@@ -1,11 +1,12 @@
 """Runs that are interrupted, and go on as if they had not been."""
 
+import contextlib
 import os
 import signal
 
 import pytest
 
-from tests.launching import follow, hashes, journal, start_train, train, updates
+from tests.launching import follow, hashes, journal, pids, start_train, train, updates, wait_until_gone
 
 FLAGS = ("--data", "synthetic", "--train-images", 1024, "--test-images", 64, "--model", "simplecnn", "--width", 8)
 FLAGS = (*FLAGS, "--batch-size", 16, "--micro-batch", 5, "--epochs", 2, "--ema-decay", 0.99, "--clip-norm", 1)
@@ -32,14 +33,19 @@ def test_killed_in_an_epoch_the_same_command_goes_on_bit_for_bit(uninterrupted, 
     flags = (*FLAGS, "--out", tmp_path, "--name", "killed")
     process = start_train(*flags, world=world)
     follow(process, tmp_path / "killed", lambda record: record.get("update", 0) >= 25)
-    os.killpg(process.pid, signal.SIGKILL)
+    ranks = pids(tmp_path / "killed")
+    assert set(ranks) == set(range(world))
+    for pid in (*ranks.values(), process.pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     process.wait()
     process.stdout.close()
+    wait_until_gone(ranks.values())
     done = train(*flags, world=world)
     resumed = [r for r in journal(tmp_path / "killed") if r.get("event") == "resume"]
     assert len(resumed) == 1
     assert resumed[0]["update"] >= 20
-    assert resumed[0]["update"] % 10 == 0 or resumed[0]["update"] == 64
+    assert resumed[0]["update"] % 10 == 0 or resumed[0]["update"] == 64  # saved every ten, and after the epoch
     assert f"update {resumed[0]['update']}" in done.stdout
     assert [record["update"] for record in updates(tmp_path / "killed")] == list(range(1, 129))
     assert numbers(tmp_path / "killed") == numbers(uninterrupted[world])
@@ -70,6 +76,7 @@ def test_all_ranks_stop_at_the_same_update(uninterrupted, tmp_path):
     follow(process, tmp_path / "both", lambda record: record.get("update", 0) >= 5)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=120)
+    assert process.returncode != 0  # torchrun's own
     stop = journal(tmp_path / "both")[-1]
     assert (stop["event"], stop["exit_code"]) == ("stop", 75)
     train(*flags, world=2)

@@ -1,6 +1,7 @@
 """Storms: runs killed with kill -9 again and again, at any moment, end with the bits of the run that nothing killed."""
 
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -61,7 +62,7 @@ class Storm:
         try:
             if self.arrived(process, aim):
                 self.kill(process)
-                self.killed.append((aim, self.last_update()))
+                self.killed.append((aim, self.reached()[0]))
         finally:
             process.stdout.close()
             process.wait(timeout=60)
@@ -69,21 +70,24 @@ class Storm:
 
     def arrived(self, process, aim):
         """Whether the run came to what is aimed at before it ended."""
-        before, end = self.count(), time.monotonic() + LIMIT
-        wanted = {"update": self.draws.randint(1, 15), "save": self.draws.randint(1, 15)}
-        while process.poll() is None and time.monotonic() < end:
-            if aim == "start" and len(pids(self.folder)) == self.world and self.count() == before:
+        saved = max((int(path.name[-9:]) for path in (self.folder / "checkpoints").glob("update-*")), default=0)
+        target, end = saved + self.draws.randint(2, 14), time.monotonic() + LIMIT
+        while process.poll() is None:
+            assert time.monotonic() < end, f"the run never came to {aim}"
+            if self.is_at(aim, target):
                 break
-            gained = self.count() - before
-            if aim in ("update", "save") and gained >= wanted[aim] and (aim == "update" or self.is_saving()):
-                break
-            if aim == "evaluation" and gained and self.last_update() % PER_EPOCH == 0:
-                break
-        spare = self.draws.random() * 0.03
-        end = time.monotonic() + spare
-        while time.monotonic() < end:  # a random moment is what is wanted here
-            pass
+            time.sleep(0.001)
+        time.sleep(self.draws.random() * 0.03)  # a random moment is what is wanted here
         return process.poll() is None
+
+    def is_at(self, aim, target):
+        """Whether the run is at what is aimed at; for an update, beyond ``target``."""
+        if aim == "start":
+            return len(pids(self.folder)) == self.world
+        if aim == "save":
+            return any((self.folder / "checkpoints").glob(".partial-*"))
+        update, epochs = self.reached()
+        return update >= target if aim == "update" else update == (epochs + 1) * PER_EPOCH
 
     def kill(self, process):
         """Kill one rank, and so all, or all at once."""
@@ -96,19 +100,13 @@ class Storm:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
 
-    def lines(self):
+    def reached(self):
+        """The last update and the number of epochs in the journal."""
         file = self.folder / "metrics.jsonl"
-        return file.read_text().splitlines() if file.exists() else []
-
-    def count(self):
-        """Updates written to the journal, also those that will be cut away; grows while the run goes on."""
-        return sum('"kind": "update"' in line for line in self.lines())
-
-    def last_update(self):
-        return max([int(line.split('"update": ')[1].split(",")[0]) for line in self.lines() if '"loss"' in line] or [0])
-
-    def is_saving(self):
-        return any((self.folder / "checkpoints").glob(".partial-*"))
+        text = file.read_text() if file.exists() else ""
+        records = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+        done = [record["update"] for record in records if record["kind"] == "update"]
+        return max(done, default=0), sum(record["kind"] == "epoch" for record in records)
 
 
 def weather(folder, world, seed, kills, flags):
@@ -116,16 +114,14 @@ def weather(folder, world, seed, kills, flags):
     whole = folder.with_name(f"{folder.name}-whole")
     train(*flags, "--out", whole.parent, "--name", whole.name, world=world)
     storm = Storm(folder, world, seed)
-    aims = ["update", "save", "evaluation", "start"]
-    tries = 0
-    while len(storm.killed) < kills:
-        storm.strike(flags, aims[tries % len(aims)])
-        tries += 1
-        assert tries < 3 * kills, f"only {storm.killed} of {kills} kills met a run"
+    aims = ["update", "evaluation", "save", "start"]
+    for number in range(kills):
+        storm.strike(flags, aims[number % len(aims)])
+    assert len(storm.killed) == kills, f"only {storm.killed} met a run that was under way"
     train(*flags, "--out", folder.parent, "--name", folder.name, "--wandb", "offline", world=world)
     begun = [record for record in journal(folder) if record.get("event") in ("start", "resume")]
     assert {record["world_size"] for record in begun} == {world}
-    assert sum(record["event"] == "resume" for record in begun) >= 1, storm.killed
+    assert sum(record["event"] == "resume" for record in begun) >= kills / 2, storm.killed
     assert hashes(folder) == hashes(whole), storm.killed
     assert [record["update"] for record in updates(folder)] == list(range(1, len(updates(whole)) + 1))
     for name in ("loss", "grad_norm", "lr"):
@@ -133,23 +129,21 @@ def weather(folder, world, seed, kills, flags):
     scores = [[r for r in journal(f) if r["kind"] == "epoch"] for f in (folder, whole)]
     assert [r["test_loss"] for r in scores[0]] == [r["test_loss"] for r in scores[1]]
     assert len(history(folder)) == 1  # one run of W&B
-    return storm.killed
 
 
 def test_a_storm_of_two_processes(tmp_path):
-    killed = weather(tmp_path / "run", 2, 1, 4, (*SYNTHETIC, *CASES["bf16"]))
-    assert len(killed) == 4
+    weather(tmp_path / "run", 2, 1, 4, (*SYNTHETIC, *CASES["bf16"]))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize(("case", "world", "kills"), [("bf16", 1, 6), ("sgd", 2, 6), ("bf16", 4, 5), ("sgd", 4, 4)])
 def test_a_long_storm(tmp_path, case, world, kills):
-    assert len(weather(tmp_path / "run", world, world, kills, (*SYNTHETIC, *CASES[case]))) == kills
+    weather(tmp_path / "run", world, world, kills, (*SYNTHETIC, *CASES[case]))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize(("world", "kills"), [(1, 4), (2, 4)])
 def test_a_long_storm_over_decoded_images(tmp_path, photographs, world, kills):
-    assert len(weather(tmp_path / "run", world, 7, kills, decoding(photographs))) == kills
+    weather(tmp_path / "run", world, 7, kills, decoding(photographs))

@@ -1,5 +1,7 @@
+import errno
 import json
 import math
+from io import FileIO
 from pathlib import Path
 
 import pytest
@@ -75,12 +77,12 @@ def test_cutting_back_keeps_events_and_what_came_before(tmp_path: Path) -> None:
     journal.write([update(1), update(2), {"kind": "epoch", "update": 2}, update(3), {"kind": "epoch", "update": 4}])
     journal.event("stop", update=4)
     journal.close()
-    cut_back(path, 2)
+    cut_back(path, 2, 1)
     found = [(record["kind"], record.get("update")) for record in read(path)]
     assert found == [("event", None), ("update", 1), ("update", 2), ("epoch", 2), ("event", 4)]
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
     before = path.read_text()
-    cut_back(path, 2)
+    cut_back(path, 2, 1)
     assert path.read_text() == before
 
 
@@ -91,7 +93,7 @@ def test_a_torn_last_line_is_left_out_and_cut_off(tmp_path: Path) -> None:
     assert list(read(path)) == [update(1)]
     path.write_text(whole + '{"kind": "upd')
     assert list(read(path)) == [update(1)]
-    cut_back(path, 5)
+    cut_back(path, 5, 2)
     journal = Journal(path)
     journal.write([update(2)])
     journal.close()
@@ -120,3 +122,66 @@ def test_without_a_path_nothing_happens() -> None:
     journal.sync()
     journal.close()
     assert ears.heard == []
+
+
+def test_an_evaluation_that_is_still_to_come_is_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    journal = Journal(path)
+    journal.write([update(1), {"kind": "epoch", "update": 1, "epoch": 1}, update(2)])
+    journal.write([{"kind": "epoch", "update": 2, "epoch": 2}])
+    journal.event("best", update=2, epoch=2)
+    journal.event("checkpoint", update=2, epoch=1)
+    journal.close()
+    cut_back(path, 2, 1)  # a checkpoint of update 2, from before the evaluation of epoch 2
+    found = [(record.get("event", record["kind"]), record["update"]) for record in read(path)]
+    assert found == [("update", 1), ("epoch", 1), ("update", 2), ("checkpoint", 2)]
+
+
+class Full:
+    """A file on a disk that is full for a while."""
+
+    def __init__(self, file: FileIO) -> None:
+        self.file, self.full, self.name = file, False, file.name
+
+    def write(self, content: bytes) -> int:
+        if self.full:
+            self.file.write(content[:5])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return self.file.write(content)
+
+    def fileno(self) -> int:
+        return self.file.fileno()
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def test_what_a_full_disk_does_not_take_is_written_later(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, ears = tmp_path / "metrics.jsonl", Ears()
+    journal = Journal(path, [ears])
+    journal._file = disk = Full(journal._file)
+    journal.write([update(1)])
+    disk.full = True
+    journal.write([update(2)])
+    assert "No space left on device" in capsys.readouterr().err
+    assert list(read(path)) == [update(1)]  # nothing half written
+    assert path.read_bytes().endswith(b"\n")
+    with pytest.raises(OSError, match="cannot be written"):
+        journal.sync()
+    journal.write([update(3)])
+    disk.full = False
+    journal.close()
+    assert list(read(path)) == [update(1), update(2), update(3)]
+    assert ears.heard == [update(1), update(2), update(3)]
+
+
+def test_a_sink_that_cannot_write_stops_nobody(tmp_path: Path) -> None:
+    class Mute(Ears):
+        def write(self, records: list[Record]) -> None:
+            raise BrokenPipeError
+
+    late = Ears()
+    journal = Journal(tmp_path / "metrics.jsonl", [Mute(), late])
+    journal.write([update(1)])
+    journal.close()
+    assert late.heard == [update(1)]
