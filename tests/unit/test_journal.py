@@ -177,7 +177,7 @@ def test_what_a_full_disk_does_not_take_is_written_later(tmp_path: Path, capsys:
 
 def test_a_sink_that_cannot_write_stops_nobody(tmp_path: Path) -> None:
     class Mute(Ears):
-        def write(self, records: list[Record]) -> None:
+        def write(self, _records: list[Record]) -> None:
             raise BrokenPipeError
 
     late = Ears()

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import subprocess
 import sys
@@ -75,6 +76,17 @@ def test_if_all_wait_in_the_same_place_that_is_told() -> None:
 
 def test_a_process_alone_is_told_as_such() -> None:
     assert "the run hangs: it stands in data loading" in explanation({0: beat(0, "data loading", 5)}, set(), 1)
+
+
+def test_without_any_heartbeat_that_is_told() -> None:
+    assert "no heartbeat can be read" in explanation({}, set(), 1)
+
+
+def test_one_that_left_with_an_error_is_told() -> None:
+    gone = dataclasses.replace(beat(1, "update", 811), left=1)
+    assert "rank 1 on node1 has ended with exit code 1, the others" in explanation(
+        {0: beat(0, "update", 812), 1: gone}, {1}, 2
+    )
 
 
 def heartbeats(folder: Path, rank: int = 0) -> Heartbeats:
