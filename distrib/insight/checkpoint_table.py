@@ -123,7 +123,7 @@ def epoch_of(checkpoint: Checkpoint) -> int | None:
     """Epochs that it had finished, if that can be read."""
     try:
         return int(checkpoint.state["epoch"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
         return None
 
 

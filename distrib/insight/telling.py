@@ -40,8 +40,8 @@ def closing_text(trainer: Trainer, *, failed: bool = False) -> str:
         return "\n" + "\n".join(aligned(commands(trainer, failed=True)))
     records = list(read(trainer.folder.journal))
     epochs = [record for record in records if record["kind"] == "epoch"]
-    speeds = [record["images_per_second"] for record in records if record["kind"] == "update"]
-    stamps = [(r["event"], r["time"]) for r in records if r["kind"] == "event"]
+    speeds = [r["images_per_second"] for r in records if r["kind"] == "update" and "images_per_second" in r]
+    stamps = [(r["event"], r["time"]) for r in records if r["kind"] == "event" and "time" in r]
     # What lies between an end and the next start was not spent on the run.
     seconds = sum(b[1] - a[1] for a, b in pairwise(stamps) if b[0] not in ("start", "resume"))
     mean = harmonic_mean(speeds) if speeds else 0.0

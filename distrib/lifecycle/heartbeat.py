@@ -146,4 +146,6 @@ def _beat(path: Path) -> Beat | None:
         beat = Beat(**content)
     except (OSError, ValueError, TypeError, RecursionError):
         return None
-    return beat if beat.phase in PHASES else None
+    numbers = (beat.rank, beat.pid, beat.beat, beat.update, beat.seconds, beat.time)
+    sound = beat.phase in PHASES and all(isinstance(number, int | float) for number in numbers)
+    return beat if sound and isinstance(beat.left, int | None) else None

@@ -61,6 +61,6 @@ class Lock:
         try:
             holder = json.loads(self._file.read())
             who = f"process {holder['pid']} on {holder['host']}, since {holder['since']}"
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             who = "another process"  # which has not yet said who it is
         return f"the run folder {folder} is in use by {who}. Wait until it ends, stop it, or choose another --name"

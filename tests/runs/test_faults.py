@@ -170,6 +170,7 @@ def test_an_output_that_nobody_can_read_does_not_stop_a_run(tmp_path, whole):
     assert hashes(tmp_path / "mute") == hashes(whole)
 
 
+@pytest.mark.slow
 def test_stopped_in_an_evaluation_then_killed_after_it_the_epoch_is_there_once(tmp_path):
     """A checkpoint from before an evaluation, and a journal from after it."""
     flags = (*FLAGS, "--out", tmp_path, "--name", "twice")

@@ -52,7 +52,7 @@ def test_killed_in_an_epoch_the_same_command_goes_on_bit_for_bit(uninterrupted, 
     assert hashes(tmp_path / "killed") == hashes(uninterrupted[world])
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR2"])
+@pytest.mark.parametrize("name", ["SIGUSR2", *(pytest.param(n, marks=pytest.mark.slow) for n in ("SIGINT", "SIGTERM"))])
 def test_asked_to_stop_it_saves_and_exits_75(uninterrupted, tmp_path, name):
     flags = (*FLAGS, "--out", tmp_path, "--name", "asked")
     process = start_train(*flags)
@@ -70,6 +70,7 @@ def test_asked_to_stop_it_saves_and_exits_75(uninterrupted, tmp_path, name):
     assert hashes(tmp_path / "asked") == hashes(uninterrupted[1])
 
 
+@pytest.mark.slow
 def test_all_ranks_stop_at_the_same_update(uninterrupted, tmp_path):
     flags = (*FLAGS, "--out", tmp_path, "--name", "both")
     process = start_train(*flags, world=2)

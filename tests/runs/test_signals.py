@@ -42,15 +42,16 @@ WORLDS = {"accelerate": 1, "torchrun": 2}
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """By launcher, the folder of a run that nothing disturbs."""
-    found = {}
-    for name, world in WORLDS.items():
-        out = tmp_path_factory.mktemp(name)
+    """The folder of a run of a launcher that nothing disturbs."""
+
+    def make(name):
+        out, world = tmp_path_factory.mktemp(name), WORLDS[name]
         run([*launcher(name, world), *map(str, FLAGS), "--out", str(out), "--name", "whole"])
         (started,) = (record for record in journal(out / "whole") if record.get("event") == "start")
         assert started["world_size"] == world
-        found[name] = out / "whole"
-    return found
+        return out / "whole"
+
+    return make
 
 
 def start(name, flags):
@@ -69,7 +70,7 @@ def stops(folder):
     return [record for record in journal(folder) if record.get("event") == "stop"]
 
 
-@pytest.mark.parametrize("name", WORLDS)
+@pytest.mark.parametrize("name", ["torchrun", pytest.param("accelerate", marks=pytest.mark.slow)])
 def test_asked_to_stop_at_random_moments_nothing_is_lost(whole, tmp_path, name):
     flags, folder = (*FLAGS, "--out", tmp_path, "--name", "asked"), tmp_path / "asked"
     draws, done = random.Random(name), 0
@@ -96,10 +97,10 @@ def test_asked_to_stop_at_random_moments_nothing_is_lost(whole, tmp_path, name):
     resumed = [record["update"] for record in journal(folder) if record.get("event") == "resume"]
     assert resumed == [stop["update"] for stop in stops(folder)]
     assert [record["update"] for record in updates(folder)] == list(range(1, 513))
-    assert hashes(folder) == hashes(whole[name])
+    assert hashes(folder) == hashes(whole(name))
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", [SIGNALS[0], *(pytest.param(n, marks=pytest.mark.slow) for n in SIGNALS[1:])])
 def test_in_an_evaluation_it_stops_before_the_evaluation_ends(tmp_path, number):
     flags = (*FLAGS, "--test-images", 40000, "--out", tmp_path, "--name", "evaluating")
     process = start_train(*flags)
@@ -130,6 +131,7 @@ def test_while_it_starts_it_leaves_at_once(tmp_path, world):
     assert OURS not in text, text
 
 
+@pytest.mark.slow
 def test_saving_is_no_time_to_lose_what_is_saved(tmp_path):
     """Saves after every update: wherever the signal comes, one is under way."""
     flags = (*FLAGS, "--test-images", 64, "--save-every", 1, "--out", tmp_path, "--name", "saving")

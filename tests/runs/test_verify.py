@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.launching import ROOT, environment, follow, run
 
 VERIFY = [sys.executable, "-m", "distrib", "verify", "restart"]
@@ -26,6 +28,7 @@ def processes_of(folder: Path) -> list[str]:
     return [line for line in listing.stdout.splitlines() if str(folder) in line]
 
 
+@pytest.mark.slow
 def test_two_ranks_killed_twice_go_on_bit_for_bit(tmp_path):
     # By this seed rank 1 is killed at the end of an epoch, and then both ranks between two checkpoints.
     words = [*VERIFY, "--launcher", TORCHRUN, "--kills", "2", "--updates", "30", "--seed", "12"]
@@ -49,6 +52,7 @@ def test_two_ranks_killed_twice_go_on_bit_for_bit(tmp_path):
     assert list(tmp_path.glob("distrib-verify-*")) == []
 
 
+@pytest.mark.slow
 def test_a_run_that_is_another_after_all_exits_1_and_stays(tmp_path):
     script = tmp_path / "cheat.py"
     script.write_text(CHEAT)

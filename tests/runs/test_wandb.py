@@ -2,6 +2,8 @@
 
 import signal
 
+import pytest
+
 from tests.launching import follow, start_train, train, updates
 from tests.wandb_files import history
 
@@ -36,6 +38,7 @@ def test_a_run_that_was_interrupted_and_went_on_is_one_run_with_no_step_twice(tm
     assert set(range(70, 129)) <= set(found)
 
 
+@pytest.mark.slow
 def test_an_unreachable_server_never_stops_a_run(tmp_path):
     flags = (*FLAGS[:-1], "online", "--epochs", 1, "--out", tmp_path, "--name", "alone")
     done = train(*flags, WANDB_API_KEY="0" * 40, WANDB_BASE_URL="http://127.0.0.1:9")
