@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# Files of tests beside one another; four at most, as a test may start four processes of its own.
+SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .PHONY: run test test-slow check clean
 
@@ -9,7 +11,7 @@ run: .venv/ready
 	$(BIN)/python distrib/train.py --config configs/quickstart.yaml
 
 test: .venv/ready
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(SIDE_BY_SIDE)
 
 test-slow: .venv/ready
 	$(BIN)/python -m pytest -m slow

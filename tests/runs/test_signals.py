@@ -70,7 +70,8 @@ def stops(folder):
     return [record for record in journal(folder) if record.get("event") == "stop"]
 
 
-@pytest.mark.parametrize("name", ["torchrun", pytest.param("accelerate", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["torchrun", "accelerate"])
 def test_asked_to_stop_at_random_moments_nothing_is_lost(whole, tmp_path, name):
     flags, folder = (*FLAGS, "--out", tmp_path, "--name", "asked"), tmp_path / "asked"
     draws, done = random.Random(name), 0
