@@ -63,13 +63,13 @@ def stretch(trainer: Trainer, *, safe: bool) -> float:
     watchdog = Watchdog(Heartbeats(trainer.folder.heartbeats, trainer.processes), timeout=300.0)
     trainer.pulse = watchdog.pulse
     batches = trainer.feed.train(0)
-    trainer.network.train()
+    trainer.reduction.network.train()
     started = time.perf_counter()
     if safe:
         watchdog.start()
         trainer.save(wait=False)
     for _ in range(UPDATES):
-        trainer.train_step(trainer.next_share(batches))
+        trainer.train_step(batches)
         if safe:
             trainer.poll()
     trainer.report()

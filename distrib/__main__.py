@@ -2,6 +2,10 @@
 
 import importlib
 import sys
+from pathlib import Path
+
+if not __package__:  # run as a script, as launchers do: see train.py
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from distrib import __version__
 from distrib.settings import nearest
@@ -13,12 +17,13 @@ USAGE = """usage: distrib VERB [ARGUMENTS]
   evaluate     score a run on its test images
   predict      name the classes of image files
   checkpoints  list a run's checkpoints and whether they are whole
-  verify       prove on this machine that a killed run goes on bit for bit
+  verify       prove on these machines what is promised: restart, order, exact
+  diff         say where two runs part: the first update, the first tensor
   models       list the networks, or show one of them
 
 `distrib VERB --help` tells more of each."""
 
-VERBS = ("train", "doctor", "evaluate", "predict", "checkpoints", "verify", "models")
+VERBS = ("train", "doctor", "evaluate", "predict", "checkpoints", "verify", "diff", "models")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -43,6 +48,7 @@ def _run(verb: str, arguments: list[str]) -> int:
         "doctor": "distrib.insight.doctor",
         "checkpoints": "distrib.insight.checkpoint_table",
         "verify": "distrib.insight.verification",
+        "diff": "distrib.insight.difference",
         "evaluate": "distrib.insight.evaluation",
         "predict": "distrib.insight.prediction",
         "models": "distrib.zoo.listing",

@@ -9,20 +9,20 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from distrib.images import sources
 from distrib.images.feed import Feed
-from distrib.images.order import check_shares
+from distrib.images.order import check_shares, own_shares
 from distrib.insight.console import Console
 from distrib.insight.telling import closing_text, header
 from distrib.insight.tracking import Tracker, mode
 from distrib.learning.averaging import WeightAverage
 from distrib.learning.engine import Trainer
+from distrib.learning.exact import Exact
 from distrib.learning.optimizers import make_optimizer
 from distrib.learning.patience import EarlyStop, Plateau
 from distrib.learning.rates import Rates
-from distrib.learning.reducer import warm_up
+from distrib.learning.reduction import DataParallel, Reduction
 from distrib.learning.snapshots import Snapshots
 from distrib.learning.state import Progress, TrainState, load_weights
 from distrib.lifecycle import checkpoints
@@ -31,11 +31,12 @@ from distrib.lifecycle.ending import DIVERGED, FAILED, Ending, say
 from distrib.lifecycle.folder import RunFolder, write_environment
 from distrib.lifecycle.heartbeat import Pulse
 from distrib.lifecycle.journal import Journal, cut_back
+from distrib.lifecycle.numerics import Fingerprint, changes, fingerprint, numerics_of
 from distrib.lifecycle.preflight import check_data, check_ranks, image_facts, room_in
 from distrib.lifecycle.processes import Processes
 from distrib.lifecycle.saving import Saver
 from distrib.lifecycle.stopping import StopRequest
-from distrib.settings import Settings, SettingsError
+from distrib.settings import Compute, Settings, SettingsError
 from distrib.zoo import registry
 
 
@@ -72,7 +73,10 @@ def assemble(
     """Build the parts of a run: images, feed, network, optimizer, average, rates; go on from the checkpoint, if any."""
     if checkpoint is not None and processes.device.type == "cpu":
         keep_threads(checkpoint.state.get("threads"), processes)
-    check_shares(settings.optimization.batch_size, processes.size)  # before minutes of decoding
+    numerics = processes.together(lambda: numerics_so_far(checkpoint, settings.compute, processes))[0]
+    shares = settings.compute.shares(processes.size)  # checked before minutes of decoding
+    own_shares(shares, processes.rank, processes.size)
+    check_shares(settings.optimization.batch_size, shares, virtual=settings.compute.exact)
     data = processes.node_first(lambda: sources.load(settings.data.data, settings.data))
     check_data(image_facts(data), processes)
     feed = Feed(data, settings, processes, processes.device)
@@ -81,34 +85,34 @@ def assemble(
     network = processes.node_first(lambda: make_network(settings, feed, processes.device, fresh=checkpoint is None))
     optimizer = make_optimizer(network, optimization)
     average = WeightAverage(network, optimization.ema_decay) if optimization.ema_decay is not None else None
-    # The network and the optimizer alone. A prepared scheduler would step once for every process, a prepared loader
-    # would repeat images and fetch ahead; both are pure functions here.
-    prepared, prepared_optimizer = processes.accelerator.prepare(network, optimizer)
-    if isinstance(prepared, DistributedDataParallel):
-        prepared.broadcast_buffers = False  # statistics are averaged when somebody looks at them
+    # Accelerate prepares the network and the optimizer alone. A prepared scheduler would step once for every process, a
+    # prepared loader would repeat images and fetch ahead; both are pure functions here.
+    reduction = make_reduction(network, feed, processes, settings.compute)
+    prepared_optimizer = processes.accelerator.prepare_optimizer(optimizer)
     progress = Progress(
         Plateau(schedule.plateau_patience, schedule.gamma),
         EarlyStop(schedule.early_stop_patience, schedule.early_stop_delta),
     )
     state = TrainState(network, optimizer, average, processes.accelerator.scaler, progress)
     if checkpoint is not None:
-        processes.together(lambda: restore(state, checkpoint, feed, processes))
-    compute, lifecycle = settings.compute, settings.lifecycle
-    warm_up(prepared, feed, processes, channels_last=compute.channels_last, compiled=compute.compile)
+        processes.together(lambda: restore(state, checkpoint, feed, processes, exact=settings.compute.exact))
+    counts = {"world_size": processes.size, "threads": torch.get_num_threads()}
+    facts = {"data": feed.facts(), **counts, "numerics": numerics}
     processes.agreed(lambda: clear(folder, progress))
     journal = Journal(folder.journal if processes.is_main else None)
+    lifecycle = settings.lifecycle
     saver = Saver(folder.checkpoints, Retention(lifecycle.keep, lifecycle.keep_every), before=journal.sync)
     return Trainer(
         settings=settings,
         processes=processes,
         folder=folder,
         feed=feed,
-        network=prepared,
+        reduction=reduction,
         optimizer=prepared_optimizer,
         state=state,
         rates=Rates(optimization, schedule, plan.updates_per_epoch, plan.updates_per_epoch * optimization.epochs),
         journal=journal,
-        snapshots=Snapshots(state, feed, processes, saver, journal, lifecycle.save_every_minutes),
+        snapshots=Snapshots(state, facts, processes, saver, journal, lifecycle.save_every_minutes),
         stop=stop,
         pulse=pulse,
     )
@@ -130,7 +134,16 @@ def make_network(settings: Settings, feed: Feed, device: torch.device, *, fresh:
     return network
 
 
-def restore(state: TrainState, checkpoint: Checkpoint, feed: Feed, processes: Processes) -> None:
+def make_reduction(network: nn.Module, feed: Feed, processes: Processes, compute: Compute) -> Reduction:
+    """What makes one gradient of all shares: exact, or fast."""
+    if compute.exact:
+        return Exact(network, processes, compute.virtual_ranks)
+    parallel = DataParallel(network, processes)
+    parallel.warm_up(feed, channels_last=compute.channels_last, compiled=compute.compile)
+    return parallel
+
+
+def restore(state: TrainState, checkpoint: Checkpoint, feed: Feed, processes: Processes, *, exact: bool) -> None:
     """Go back to the checkpoint.
 
     Raises:
@@ -144,7 +157,7 @@ def restore(state: TrainState, checkpoint: Checkpoint, feed: Feed, processes: Pr
             "Bring back the old images, or train under another --name, from these weights if you like (--init)"
         )
     state.restore(checkpoint, processes)
-    if (before := checkpoint.state["world_size"]) != processes.size:
+    if (before := checkpoint.state["world_size"]) != processes.size and not exact:
         tell(processes, f"the run was on {before} processes and is now on {processes.size}: not the same bit for bit")
 
 
@@ -154,6 +167,30 @@ def keep_threads(before: int | None, processes: Processes) -> None:
     if before is not None and before != now:
         torch.set_num_threads(before)
         tell(processes, f"goes on with {before} threads for each process, as before, for the same bits; not with {now}")
+
+
+def numerics_so_far(checkpoint: Checkpoint | None, compute: Compute, processes: Processes) -> list[Fingerprint]:
+    """The numerics that the run has had, each with the update ``since`` which it holds; those of now are the last.
+
+    Raises:
+        SettingsError: they are others now, and the run is exact.
+    """
+    now = fingerprint(processes, compute)
+    if checkpoint is None:
+        return [{"since": 0} | now]
+    past = numerics_of(checkpoint)
+    found = changes(past[-1], {"since": past[-1].get("since")} | now)
+    if not found:
+        return past
+    text = f"numbers come out otherwise here than where the run was trained before ({'; '.join(found)})"
+    if compute.exact and not compute.accept_inexact:
+        raise SettingsError(
+            f"--exact, but {text}. Go on where nothing of that differs; or with --accept-inexact, no longer exact"
+        )
+    tell(
+        processes, f"{text}: from now on the run is {'no longer exact' if compute.exact else 'not the same to the bit'}"
+    )
+    return [*past, {"since": checkpoint.update} | now]
 
 
 def clear(folder: RunFolder, progress: Progress) -> None:
@@ -177,7 +214,7 @@ def begin(trainer: Trainer, *, resumed: bool, ending: Ending) -> None:
     if not trainer.processes.is_main:
         return
     settings, progress, folder = trainer.settings, trainer.state.progress, trainer.folder
-    write_environment(folder, trainer.processes)
+    write_environment(folder, trainer.processes, trainer.snapshots.facts["numerics"][-1])
     note = room_in(folder, trainer.state.network, settings, trainer.processes.size, trainer.rates.total)
     if note is not None:
         tell(trainer.processes, note)
@@ -200,6 +237,8 @@ def begin(trainer: Trainer, *, resumed: bool, ending: Ending) -> None:
 def finish(trainer: Trainer, ending: Ending) -> None:
     """Note in the journal how the run ended, close it, and say what was reached and how to go on."""
     trainer.pulse.enter("ending", trainer.state.progress.update)
+    if ending.together:
+        trainer.reduction.close()
     if not trainer.processes.is_main:
         return
     trainer.snapshots.note(wait=True)

@@ -222,13 +222,30 @@ class Compute:
     """Keep weights and images in NHWC order, which convolutions are faster in."""
     compile: bool = False
     """Compile the network with torch.compile: slow to start, and on CPUs rarely faster."""
+    threads: int | None = None
+    """CPU threads of each process. None: what the launcher gives; with --exact on the CPU, 1 everywhere."""
     seed: int = 0
     """Seed of weights, order, augmentation and dropout."""
+    exact: bool = False
+    """The same weights, bit for bit, on any number of processes that divides --virtual-ranks."""
+    virtual_ranks: int = 8
+    """Shares that --exact cuts every batch into, a power of two: the most processes the run can ever use."""
+    accept_inexact: bool = False
+    """Go on with an --exact run on a device or with versions that compute other last bits: it is then no longer so."""
 
     def __post_init__(self) -> None:
         require(0 <= self.seed < 2**32, "--seed lies in [0, 4294967295]")
+        require(self.threads is None or self.threads > 0, "--threads is at least 1")
+        power = self.virtual_ranks > 0 and self.virtual_ranks.bit_count() == 1
+        require(power, f"--virtual-ranks {self.virtual_ranks} is no power of two: 1, 2, 4, 8, ...")
+        require(self.exact or self.virtual_ranks == 8, "--virtual-ranks goes with --exact")
+        require(self.exact or not self.accept_inexact, "--accept-inexact goes with --exact")
         fp16_on_cpu = self.device == "cpu" and self.precision == "fp16"
         require(not fp16_on_cpu, "--precision fp16 needs a GPU: use bf16 or fp32 with --device cpu")
+
+    def shares(self, world: int) -> int:
+        """Shares that ``world`` processes cut every batch into: one each, or the virtual ranks."""
+        return self.virtual_ranks if self.exact else world
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,19 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 TRAIN = ROOT / "distrib" / "train.py"
 TIMEOUT = 240  # seconds
+
+
+def real_images() -> Path:
+    """The folder of CIFAR-10 that DISTRIB_DATA leads to; skips the test where there is none."""
+    cifar10 = Path(os.environ.get("DISTRIB_DATA", "absent")).absolute() / "cifar10"
+    if not cifar10.is_dir():
+        pytest.skip("DISTRIB_DATA names no folder with cifar10 in it")
+    return cifar10
 
 
 def environment(**changes: str) -> dict[str, str]:

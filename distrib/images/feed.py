@@ -1,6 +1,5 @@
 """The feed: a process's share of every update, and of the test images, as micro-batches on the device."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from distrib.images.augmentation import BatchAugmentation
 from distrib.images.decoding import ImageError
-from distrib.images.order import Indices, Plan
+from distrib.images.order import Indices, Plan, own_shares
 from distrib.images.resident import Peers, Resident, decode_all
 from distrib.images.splits import ImageData, Split
 from distrib.images.workers import Decoding, WorkerLoader, worker_count
@@ -115,6 +114,7 @@ class TestFeed:
         self, split: Split, preprocessing: Preprocessing, settings: Settings, peers: Peers, device: torch.device
     ) -> None:
         self.preprocessing, self.peers = preprocessing, peers
+        self._shares = settings.compute.shares(peers.size)
         decoding = Decoding(split, preprocessing.size, seed=settings.compute.seed)
         self.source = Source(settings, decoding, peers, device)
         self.images = self.source.images
@@ -122,12 +122,21 @@ class TestFeed:
     @property
     def batches(self) -> int:
         """Micro-batches of the process that has the most of them."""
-        return math.ceil(math.ceil(self.images / self.peers.size) / TEST_BATCH)
+        counts = [len(lists) for lists in self._lists()]
+        return max(sum(counts[n] for n in self._own(rank)) for rank in range(self.peers.size))
 
     def __iter__(self) -> Iterator[MicroBatch]:
         """This process's part, in micro-batches."""
-        mine = np.array_split(np.arange(self.images), self.peers.size)[self.peers.rank]
-        return self.source.read(0, [mine[at : at + TEST_BATCH] for at in range(0, len(mine), TEST_BATCH)])
+        lists = self._lists()
+        return self.source.read(0, [part for n in self._own(self.peers.rank) for part in lists[n]])
+
+    def _lists(self) -> list[list[Indices]]:
+        """By share, its micro-batches. None holds images of two shares: no sum is to depend on who has which share."""
+        shares = np.array_split(np.arange(self.images), self._shares)
+        return [[share[at : at + TEST_BATCH] for at in range(0, len(share), TEST_BATCH)] for share in shares]
+
+    def _own(self, rank: int) -> range:
+        return own_shares(self._shares, rank, self.peers.size)
 
 
 class Feed:
@@ -147,8 +156,15 @@ class Feed:
         self.preprocessing = Preprocessing(size, mean, std, data.classes)
         self.test = TestFeed(data.test, self.preprocessing, settings, peers, device)
         self._fingerprint = {"train": data.train.fingerprint(), "test": data.test.fingerprint()}
-        optimization = settings.optimization
-        self.plan = Plan(self.source.images, optimization.batch_size, optimization.micro_batch, peers.rank, peers.size)
+        optimization, compute = settings.optimization, settings.compute
+        self.plan = Plan(
+            self.source.images,
+            optimization.batch_size,
+            optimization.micro_batch,
+            peers.rank,
+            peers.size,
+            compute.virtual_ranks if compute.exact else None,
+        )
 
     def _statistics(self, size: int, peers: Peers) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and deviation of small training images, and ImageNet's for others, however they are loaded."""
@@ -177,9 +193,13 @@ class Feed:
         return self.source.left_out | self.test.source.left_out
 
     def train(self, epoch: int, position: int = 0) -> Iterator[MicroBatch]:
-        """This process's micro-batches of epoch ``epoch`` (from 0), from its update ``position`` (from 0) on."""
-        positions = range(position, self.plan.updates_per_epoch)
-        lists = [part for at in positions for part in self.plan.share_of(self.seed, epoch, at)]
+        """This process's micro-batches of epoch ``epoch`` (from 0), from its update ``position`` (from 0) on.
+
+        In an update come those of its first share, then those of the next.
+        """
+        plan = self.plan
+        places = ((at, number) for at in range(position, plan.updates_per_epoch) for number in plan.own)
+        lists = [part for at, number in places for part in plan.share_of(self.seed, epoch, at, number)]
         for batch in self.source.read(epoch, lists):
             yield replace(batch, pixels=self.augment(batch.pixels, batch.indices, epoch))
 

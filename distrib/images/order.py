@@ -32,23 +32,38 @@ def permutation(seed: int, epoch: int, images: int) -> Indices:
     return order
 
 
-def check_shares(batch_size: int, world: int, images: int | None = None) -> None:
-    """Refuse a batch that ``world`` processes cannot share equally, naming the numbers that would do.
-
-    ``images`` is how many there are, if that is known yet.
+def own_shares(shares: int, rank: int, world: int) -> range:
+    """The shares that ``rank`` of ``world`` processes computes: as many as every other, side by side.
 
     Raises:
-        SettingsError: they cannot.
+        SettingsError: the processes cannot divide them equally.
     """
-    if batch_size % world == 0:
+    if shares % world:
+        worlds = ", ".join(str(w) for w in range(1, shares + 1) if shares % w == 0)
+        raise SettingsError(f"--virtual-ranks {shares} cannot be divided by {world} processes: use one of {worlds}")
+    each = shares // world
+    return range(rank * each, (rank + 1) * each)
+
+
+def check_shares(batch_size: int, shares: int, images: int | None = None, *, virtual: bool = False) -> None:
+    """Refuse a batch that cannot be cut into so many equal shares, naming the numbers that would do.
+
+    ``images`` is how many there are, if that is known yet. Each share is a process's, or ``virtual`` rank's.
+
+    Raises:
+        SettingsError: it cannot.
+    """
+    if batch_size % shares == 0:
         return
-    below = batch_size - batch_size % world
-    near = [size for size in (below, below + world) if 0 < size <= (images or size)]
+    below = batch_size - batch_size % shares
+    near = [size for size in (below, below + shares) if 0 < size <= (images or size)]
     sizes = f"--batch-size {' or '.join(map(str, near))}, or " if near else ""
-    worlds = ", ".join(str(w) for w in range(1, min(batch_size, 64) + 1) if batch_size % w == 0)
+    counts = [n for n in range(1, min(batch_size, 64) + 1) if batch_size % n == 0]
+    worlds, powers = (", ".join(map(str, some)) for some in (counts, [n for n in counts if n.bit_count() == 1]))
     raise SettingsError(
-        f"--batch-size {batch_size} is the batch of all processes together and cannot be shared equally by {world}: "
-        f"use {sizes}one of {worlds} processes"
+        f"--batch-size {batch_size} is the batch of all processes together and cannot be shared equally by {shares}"
+        + (f" virtual ranks: use {sizes}--virtual-ranks " if virtual else f": use {sizes}one of ")
+        + (f"(one of {powers})" if virtual else f"{worlds} processes")
     )
 
 
@@ -56,8 +71,10 @@ def check_shares(batch_size: int, world: int, images: int | None = None) -> None
 class Plan:
     """How an epoch is cut into global batches, shares and micro-batches.
 
-    ``rank`` of ``world`` processes takes its slice of each global batch of ``batch_size`` images, in micro-batches of
-    at most ``micro_batch``. The epoch's tail that does not fill a batch is left out; it is another tail every epoch.
+    Each global batch of ``batch_size`` images is cut into equal shares: one for each of ``world`` processes, or one for
+    each virtual rank, of which a process computes its own ones one after the other. A share is computed in
+    micro-batches of at most ``micro_batch`` images. The epoch's tail that does not fill a batch is left out; it is
+    another tail every epoch.
     """
 
     images: int
@@ -65,12 +82,14 @@ class Plan:
     micro_batch: int | None
     rank: int
     world: int
+    virtual_ranks: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be cut, naming the numbers that could."""
         if self.batch_size > self.images:
             raise SettingsError(f"--batch-size {self.batch_size} is more than the {self.images} training images")
-        check_shares(self.batch_size, self.world, self.images)
+        check_shares(self.batch_size, self.shares, self.images, virtual=self.virtual_ranks is not None)
+        own_shares(self.shares, self.rank, self.world)
 
     @property
     def updates_per_epoch(self) -> int:
@@ -78,17 +97,27 @@ class Plan:
         return self.images // self.batch_size
 
     @property
+    def shares(self) -> int:
+        """Shares of a global batch."""
+        return self.virtual_ranks or self.world
+
+    @property
+    def own(self) -> range:
+        """Those that this process computes."""
+        return own_shares(self.shares, self.rank, self.world)
+
+    @property
     def share(self) -> int:
-        """Images of one update that each process computes."""
-        return self.batch_size // self.world
+        """Images of a share."""
+        return self.batch_size // self.shares
 
     @property
     def micro_batches(self) -> int:
-        """Micro-batches that a process's share of an update is computed in."""
+        """Micro-batches that a share is computed in."""
         return -(-self.share // min(self.micro_batch or self.share, self.share))
 
-    def share_of(self, seed: int, epoch: int, position: int) -> list[Indices]:
-        """Indices of this process's images in batch ``position`` (from 0) of an epoch, a list of micro-batches."""
-        start = position * self.batch_size + self.rank * self.share
-        mine = permutation(seed, epoch, self.images)[start : start + self.share].copy()
-        return np.array_split(mine, self.micro_batches)
+    def share_of(self, seed: int, epoch: int, position: int, number: int) -> list[Indices]:
+        """Indices of share ``number`` of batch ``position`` of an epoch (all from 0), a list of micro-batches."""
+        start = position * self.batch_size + number * self.share
+        images = permutation(seed, epoch, self.images)[start : start + self.share].copy()
+        return np.array_split(images, self.micro_batches)

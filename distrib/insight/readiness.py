@@ -211,7 +211,8 @@ class Prospect:
         asked, seed = settings.optimization, settings.compute.seed
         size = settings.data.image_size or own_size(data.train)
         BatchAugmentation.of(settings.augmentation, seed=seed, size=size, mirrored=data.mirrored)
-        plan = Plan(len(data.train.labels), asked.batch_size, asked.micro_batch, 0, world)
+        virtual = settings.compute.virtual_ranks if settings.compute.exact else None
+        plan = Plan(len(data.train.labels), asked.batch_size, asked.micro_batch, 0, world, virtual)
         splits = (Decoding.of(data.train, size, settings), Decoding(data.test, size, seed=seed))
         resident = sum(len(one.split.labels) * size**2 * 3 for one in splits if in_memory(settings, one))
         network = registry.blueprint(settings.model, classes=len(data.classes), image_size=size)

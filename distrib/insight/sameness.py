@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors
-import torch
 from torch import Tensor
 
 from distrib.insight.summary import aligned
@@ -15,7 +14,7 @@ from distrib.lifecycle.folder import RunFolder
 from distrib.lifecycle.journal import Record
 
 COUNTERS = ("update", "epoch", "finished", "test_top1", "best_top1")
-COMPARED = {"update": ("loss", "grad_norm"), "epoch": ("train_loss", "test_loss", "test_top1")}
+COMPARED = {"update": ("checksum", "loss", "grad_norm"), "epoch": ("train_loss", "test_loss", "test_top1")}
 """What computing the same gives again, by kind of record; times are not among it."""
 
 
@@ -70,11 +69,12 @@ def _compare_group(group: str, one: Checkpoint, other: Checkpoint) -> Finding:
     digests = [checkpoints.sha256(file) for file in files]
     if digests[0] == digests[1]:
         return Finding(group, same=True, detail=f"SHA-256 {digests[0]}")
-    return Finding(group, same=False, detail=first_difference(group, one, other))
+    found = first_other_tensor(group, one, other)
+    return Finding(group, same=False, detail=found or "equal tensors, in files that differ")
 
 
-def first_difference(group: str, one: Checkpoint, other: Checkpoint) -> str:
-    """Name the first tensor, by name, that two files which differ do not have in common."""
+def first_other_tensor(group: str, one: Checkpoint, other: Checkpoint) -> str | None:
+    """The first tensor of a group, by name, that differs between two checkpoints, and how far; None if none does."""
     try:
         tensors, others = one.tensors(group), other.tensors(group)
     except (OSError, safetensors.SafetensorError) as error:
@@ -82,16 +82,17 @@ def first_difference(group: str, one: Checkpoint, other: Checkpoint) -> str:
     for name in sorted({*tensors, *others}):
         if name not in tensors or name not in others:
             return f"only one has the tensor {name}"
-        if not same_bits(tensors[name], others[name]):
-            return f"first differing tensor: {name}"
-    return "equal tensors, in files that differ"
+        if not checkpoints.same_bits(tensors[name], others[name]):
+            return f"first differing tensor: {name}{how_far(tensors[name], others[name])}"
+    return None
 
 
-def same_bits(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are equal to the bit: 0 is not -0, and a NaN is itself."""
-    if (one.dtype, one.shape) != (other.dtype, other.shape):
-        return False
-    return torch.equal(*(tensor.reshape(-1).view(torch.uint8) for tensor in (one, other)))
+def how_far(one: Tensor, other: Tensor) -> str:
+    """How many elements of two tensors differ, and by how much at most, as text."""
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return f", {one.dtype} {tuple(one.shape)} and {other.dtype} {tuple(other.shape)}"
+    count = int((checkpoints.bits(one) != checkpoints.bits(other)).sum())
+    return f", {count:,} of {one.numel():,} elements by at most {(one.double() - other.double()).abs().max():.3g}"
 
 
 def _compare_counters(one: Checkpoint, other: Checkpoint) -> Finding:
@@ -127,20 +128,32 @@ def _compare_updates(journals: dict[str, list[Record]]) -> Finding:
 
 def _compare_numbers(one: list[Record], other: list[Record]) -> Finding:
     """Whether the losses, norms and accuracies are equal to the last digit."""
-    values, others = (
-        {
-            (record["update"], record["kind"], name): record.get(name)
-            for record in records
-            for name in COMPARED.get(record["kind"], ())
-        }
-        for records in (one, other)
-    )
-    for place in {**values, **others}:  # in the order of the journal
-        if place not in values or place not in others or values[place] != others[place]:
-            update, kind, name = place
-            told = f"{values.get(place)} and {others.get(place)}"
-            return Finding("losses", same=False, detail=f"{name} of the {kind} at update {update}: {told}")
-    return Finding("losses", same=bool(values), detail=f"{len(values)} losses, norms and accuracies")
+    found, count = first_other_number(one, other), len(numbers_of(one))
+    detail = found or f"{count} losses, norms and accuracies"
+    return Finding("losses", same=found is None and count > 0, detail=detail)
+
+
+def first_other_number(one: list[Record], other: list[Record], until: int | None = None) -> str | None:
+    """The first loss, norm or accuracy, in the order of the journals, that differs between them; None if none does.
+
+    ``until`` is the last update that both have, if they need not go equally far.
+    """
+    values, others = numbers_of(one), numbers_of(other)
+    for place in {**values, **others}:
+        update, kind, name = place
+        if (until is None or update <= until) and values.get(place) != others.get(place):
+            return f"{name} of the {kind} at update {update}: {values.get(place)} and {others.get(place)}"
+    return None
+
+
+def numbers_of(records: list[Record]) -> dict[tuple[int, str, str], str]:
+    """What computing the same gives again, to the last digit, by update, kind of record and name."""
+    return {
+        (record["update"], record["kind"], name): repr(record[name])  # text: a NaN does not equal itself
+        for record in records
+        for name in COMPARED.get(record["kind"], ())
+        if name in record
+    }
 
 
 def _compare_worlds(journals: dict[str, list[Record]]) -> Finding:

@@ -15,6 +15,7 @@ def header(trainer: Trainer, wandb: str) -> list[tuple[str, str]]:
     """The facts of a run that is about to start, as names and texts."""
     settings, processes, feed = trainer.settings, trainer.processes, trainer.feed
     plan, size = feed.plan, feed.preprocessing.size
+    exact = settings.compute.exact
     micro = f" in {plan.micro_batches} micro-batches" if plan.micro_batches > 1 else ""
     count, classes = f"{feed.images:,} training and {feed.test.images:,} test", len(feed.preprocessing.classes)
     planned = (
@@ -25,13 +26,22 @@ def header(trainer: Trainer, wandb: str) -> list[tuple[str, str]]:
         ("model", f"{settings.model.model}, {parameters(trainer.state.network):,} parameters"),
         ("data", f"{feed.data.name}: {count} images of {size}x{size} pixels, {classes} classes"),
         ("device", f"{processes.device} ({device_name(processes.device)})"),
-        ("processes", str(processes.size)),
+        ("processes", f"{processes.size}{virtual(trainer)}"),
         ("precision", processes.precision),
-        ("batch", f"{plan.batch_size} images: {plan.share} for each process{micro}"),
+        ("batch", f"{plan.batch_size} images: {plan.share} for each {'virtual rank' * exact or 'process'}{micro}"),
         ("plan", f"{planned}; {learning}"),
         ("W&B", wandb),
         ("run folder", str(trainer.folder.path)),
     ]
+
+
+def virtual(trainer: Trainer) -> str:
+    """What the processes stand for, if the run is exact."""
+    if not trainer.settings.compute.exact:
+        return ""
+    _first, *others = trainer.snapshots.facts["numerics"]
+    kept = f"no longer exact since update {others[0]['since']}" if others else "exact"
+    return f", as {trainer.feed.plan.shares} virtual ranks: {kept}"
 
 
 def closing_text(trainer: Trainer, *, failed: bool = False) -> str:

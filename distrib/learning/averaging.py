@@ -64,7 +64,8 @@ def averaged_statistics(network: nn.Module, processes: Processes) -> Iterator[di
         return
     own = {name: buffer.clone() for name, buffer in statistics(network).items()}
     stacked = stack_statistics(network, processes)
-    load_statistics(network, {name: rows.mean(0) for name, rows in stacked.items()})
+    # In double precision: where all are the same, so is their mean, bit for bit.
+    load_statistics(network, {name: rows.double().mean(0) for name, rows in stacked.items()})
     try:
         yield stacked
     finally:

@@ -1,7 +1,6 @@
 """Updates that go wrong: kept from the weights on the device, explained and answered when somebody looks."""
 
 import math
-from dataclasses import replace
 
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
@@ -76,22 +75,23 @@ def overflowed(row: Row, scale: float | None) -> bool:
 
     Below a scale of 1 it is the gradients that are too large.
     """
-    return scale is not None and scale >= 1 and not row.ranks
+    return scale is not None and scale >= 1 and not row.shares
 
 
 def finding(update: int, epoch: int, row: Row, feed: Feed) -> Record:
     """What is known of a bad update (counted from 1) of an epoch (from 0): who met it first, on which images."""
     position = update - 1 - epoch * feed.plan.updates_per_epoch
-    ranks = row.ranks or tuple(range(feed.plan.world))
-    shares = [replace(feed.plan, rank=rank).share_of(feed.seed, epoch, position) for rank in ranks]
+    numbers = list(row.shares) or list(range(feed.plan.shares))
+    shares = [feed.plan.share_of(feed.seed, epoch, position, number) for number in numbers]
     images = [int(index) for share in shares for part in share for index in part]
-    return {"update": update, "loss": row.mean_loss, "grad_norm": row.grad_norm, "ranks": list(ranks), "images": images}
+    ranks = "virtual_ranks" if feed.plan.virtual_ranks else "ranks"
+    return {"update": update, "loss": row.mean_loss, "grad_norm": row.grad_norm, ranks: numbers, "images": images}
 
 
 def told(found: Record, streak: int) -> str:
     """A finding that ends the run, for a person."""
-    ranks = found["ranks"]
-    who = f"rank {ranks[0]}" if len(ranks) == 1 else f"{len(ranks)} ranks"
+    kind, ranks = ("virtual rank", found["virtual_ranks"]) if "virtual_ranks" in found else ("rank", found["ranks"])
+    who = f"{kind} {ranks[0]}" if len(ranks) == 1 else f"{len(ranks)} {kind}s"
     many = f", one of {streak} in a row" if streak > 1 else ""
     return (
         f"update {found['update']} is not finite: loss {found['loss']:g}, gradient norm {found['grad_norm']:g}, on the "

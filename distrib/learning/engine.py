@@ -1,12 +1,11 @@
 """The engine: epochs, updates and what happens between them.
 
-Its unit of work is a process's share of a global batch. Everything that an update depends on is a pure function of its
-number (images, augmentation, rates, dropout), or is in the checkpoint.
+Its unit of work is a share of a global batch: a process has one, or several where training is exact. Everything that an
+update depends on is a pure function of its number (images, augmentation, rates, dropout), or is in the checkpoint.
 """
 
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -23,6 +22,7 @@ from distrib.learning.divergence import Guard, poisoned, review, told
 from distrib.learning.meter import EpochSums, Meter, Row, batch_sums
 from distrib.learning.optimizers import clip_gradients, set_rates
 from distrib.learning.rates import Rates
+from distrib.learning.reduction import Reduction
 from distrib.learning.scoring import Scores, evaluate
 from distrib.learning.snapshots import Snapshots
 from distrib.learning.state import Progress, TrainState
@@ -40,13 +40,13 @@ _DROPOUT = 2  # purpose of the key
 
 @dataclass
 class Trainer:
-    """The parts of a run, put together. ``network`` and ``optimizer`` are as Accelerate prepared them."""
+    """The parts of a run, put together. ``optimizer`` is as Accelerate prepared it."""
 
     settings: Settings
     processes: Processes
     folder: RunFolder
     feed: Feed
-    network: nn.Module
+    reduction: Reduction
     optimizer: AcceleratedOptimizer
     state: TrainState
     rates: Rates
@@ -74,35 +74,37 @@ class Trainer:
         progress, per_epoch = self.state.progress, self.feed.plan.updates_per_epoch
         position = progress.update - progress.epoch * per_epoch
         batches = self.feed.train(progress.epoch, position)
-        self.network.train()
+        self.reduction.network.train()
         self.meter.restart()
         for _ in range(position, per_epoch):
-            self.train_step(self.next_share(batches))
+            self.train_step(batches)
             self.stop.at_once = False  # from now on there is something to save
             self.between_updates(last=progress.update % per_epoch == 0)
 
     def next_share(self, batches: Iterator[MicroBatch]) -> list[MicroBatch]:
-        """The micro-batches of the next update; the time they take counts as waiting for data."""
+        """The micro-batches of the next share; the time they take counts as waiting for data."""
         self.pulse.enter("data loading", self.state.progress.update + 1)
         asked = time.perf_counter()
         share = list(islice(batches, self.feed.plan.micro_batches))
         self.meter.waited += time.perf_counter() - asked
+        self.pulse.enter("update", self.state.progress.update + 1)
         return share
 
-    def train_step(self, share: list[MicroBatch]) -> None:
-        """One update from this process's share of the global batch."""
-        optimization, progress = self.settings.optimization, self.state.progress
-        self.pulse.enter("update", progress.update + 1)
+    def train_step(self, batches: Iterator[MicroBatch]) -> None:
+        """One update, from this process's shares of the global batch."""
+        optimization, progress, plan = self.settings.optimization, self.state.progress, self.feed.plan
         self.guard.remember()
+        self.reduction.begin()
         set_rates(self.optimizer, self.lr(), self.rates.momentum(progress.update))
-        # Dropout draws from the update's number, not from what was drawn before: nothing to save, nothing to restore.
-        torch.manual_seed(key(self.settings.compute.seed, progress.update, self.processes.rank, _DROPOUT))
-        sums = torch.zeros(3, device=self.processes.device)
-        for number, batch in enumerate(share, 1):
-            # Gradients are summed over processes once, with the last micro-batch.
-            last = number == len(share)
-            with nullcontext() if last else self.processes.accelerator.no_sync(self.network):
-                sums += self.forward_backward(batch)
+        sums = torch.zeros(len(plan.own), 3, device=self.processes.device)
+        for own, number in zip(sums, plan.own, strict=True):
+            share = self.next_share(batches)
+            # Dropout draws from the update's number, not from what was drawn before: nothing to save and to restore.
+            torch.manual_seed(key(self.settings.compute.seed, progress.update, number, _DROPOUT))
+            for count, batch in enumerate(share, 1):
+                with self.reduction.computing(last=count == len(share)):
+                    own.add_(self.forward_backward(batch))
+        checksum = self.reduction.finish()
         norm = clip_gradients(
             self.processes.accelerator,
             self.optimizer,
@@ -116,13 +118,13 @@ class Trainer:
         progress.test_top1 = None
         if self.state.average is not None:
             self.state.average.update(progress.update)
-        self.meter.add(sums, norm)
+        self.meter.add(sums, norm, checksum)
 
     def forward_backward(self, batch: MicroBatch) -> Tensor:
         """Add a micro-batch's gradients; return its sums of (loss, hits, images)."""
         optimization = self.settings.optimization
         images = self.feed.preprocessing.normalise(batch.pixels, channels_last=self.settings.compute.channels_last)
-        logits = self.network(images)
+        logits = self.reduction.network(images)
         loss = F.cross_entropy(
             logits,
             batch.labels,
@@ -130,9 +132,9 @@ class Trainer:
             reduction="sum",
             label_smoothing=optimization.label_smoothing,
         )
-        # DDP takes the mean over processes; with this factor it is the sum over the images of the global batch divided
-        # by their number, however they are divided into micro-batches. An image that is left out adds nothing.
-        self.processes.accelerator.backward(poisoned(loss, self.processes.size / optimization.batch_size))
+        # Gradients become the mean over shares; with this factor it is the sum over the images of the global batch,
+        # divided by their number, however they are divided into micro-batches. An image that is left out adds nothing.
+        self.processes.accelerator.backward(poisoned(loss, self.feed.plan.shares / optimization.batch_size))
         return batch_sums(loss, logits, batch.labels)
 
     def lr(self) -> float:
@@ -251,7 +253,7 @@ class Trainer:
 
 def update_record(update: int, epoch: int, row: Row, rates: Rates, scale: float) -> Record:
     """The journal's line on an update (counted from 1) of an epoch (from 0)."""
-    return {
+    record = {
         "kind": "update",
         "update": update,
         "epoch": epoch + 1,
@@ -260,6 +262,7 @@ def update_record(update: int, epoch: int, row: Row, rates: Rates, scale: float)
         "momentum": rates.momentum(update - 1),
         "grad_norm": row.grad_norm,
     }
+    return record if row.checksum < 0 else record | {"checksum": row.checksum}
 
 
 def epoch_record(progress: Progress, scores: Scores, average: Scores | None, *, lr: float, seconds: float) -> Record:

@@ -1,5 +1,6 @@
 """Scores of a network on the test images: every image exactly once, whatever the number of processes."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from torch import nn
 from distrib.images.feed import TestFeed
 from distrib.images.workers import IGNORED
 from distrib.learning.averaging import averaged_statistics
+from distrib.learning.meter import total
 from distrib.lifecycle.processes import Processes
 
 
@@ -38,8 +40,7 @@ def evaluate(
     Every process must call it. ``between`` is called before each batch, equally often on every process; it may raise,
     and the network is then as it was.
     """
-    sums = torch.zeros(4, dtype=torch.float32 if processes.device.type == "mps" else torch.float64)
-    sums = sums.to(processes.device)
+    sums = [torch.zeros(4, device=processes.device)]
     training = network.training
     network.eval()
     try:
@@ -51,10 +52,12 @@ def evaluate(
                 if batch is None:  # others have one more
                     continue
                 images = feed.preprocessing.normalise(batch.pixels, channels_last=channels_last)
-                sums += _sums(network(images).float(), batch.labels)
+                sums.append(_sums(network(images).float(), batch.labels))
     finally:
         network.train(training)
-    loss, top1, top5, count = processes.stack(sums).sum(0).tolist()
+    # Rounded once: the sum does not depend on who scored which batch.
+    everyone = itertools.chain.from_iterable(processes.gather(torch.stack(sums).tolist()))
+    loss, top1, top5, count = map(total, zip(*everyone, strict=True))
     return Scores(loss / count, top1 / count, top5 / count, int(count))
 
 

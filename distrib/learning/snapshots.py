@@ -4,9 +4,6 @@ import sys
 import time
 from typing import Any
 
-import torch
-
-from distrib.images.feed import Feed
 from distrib.learning.state import TrainState
 from distrib.lifecycle import checkpoints
 from distrib.lifecycle.checkpoints import Checkpoint
@@ -17,18 +14,22 @@ from distrib.lifecycle.saving import Saver
 
 
 class Snapshots:
-    """Saves the state of a run, and goes back to what was saved. ``minutes`` is the time between two saves, if any."""
+    """Saves the state of a run, and goes back to what was saved.
+
+    ``facts`` are what every checkpoint says besides: what the run is made with. ``minutes`` is the time between two
+    saves, if any.
+    """
 
     def __init__(
         self,
         state: TrainState,
-        feed: Feed,
+        facts: dict[str, Any],
         processes: Processes,
         saver: Saver,
         journal: Journal,
         minutes: float | None = None,
     ) -> None:
-        self._state, self._feed, self._processes = state, feed, processes
+        self._state, self.facts, self._processes = state, facts, processes
         self._saver, self._journal, self._minutes = saver, journal, minutes
         self._saved_at, self._wait = time.perf_counter(), 0.0
         self._error: str | None = None
@@ -44,8 +45,7 @@ class Snapshots:
         self.settle()
         groups = self._state.tensors(self._processes)
         if self._processes.is_main:
-            facts = {"data": self._feed.facts(), "world_size": self._processes.size, "threads": torch.get_num_threads()}
-            self._saver.save(groups, self._state.counters() | facts)
+            self._saver.save(groups, self._state.counters() | self.facts)
         self._saved_at = time.perf_counter()
         self._wait = self._saved_at - started
         if wait:

@@ -28,6 +28,7 @@ from distrib.settings import Settings, SettingsError
 # What a run may change when it goes on: where it reads, writes and computes, not what.
 FREE = {
     *("data_root", "loading", "workers", "name", "out", "device", "log_every", "wandb", "wandb_project"),
+    "accept_inexact",
     *("save_every", "save_every_minutes", "keep", "keep_every", "on_divergence", "max_bad_updates", "hang_timeout"),
 }
 PACKAGES = ("torch", "torchvision", "accelerate", "datasets", "wandb", "safetensors", "numpy", "pillow")
@@ -187,9 +188,10 @@ def environment(processes: Processes) -> dict[str, Any]:
     }
 
 
-def write_environment(folder: RunFolder, processes: Processes) -> None:
-    """Note what the run runs on now."""
-    write_whole(folder.path / "environment.json", json.dumps(environment(processes), indent=1) + "\n")
+def write_environment(folder: RunFolder, processes: Processes, numerics: dict[str, Any]) -> None:
+    """Note what the run runs on now, and what the last bits of its numbers depend on."""
+    text = json.dumps(environment(processes) | {"numerics": numerics}, indent=1)
+    write_whole(folder.path / "environment.json", text + "\n")
 
 
 def device_name(device: torch.device) -> str:

@@ -15,6 +15,7 @@ from distrib.images.splits import ImageData
 from distrib.lifecycle.checkpoints import every
 from distrib.lifecycle.files import sync
 from distrib.lifecycle.folder import RunFolder, environment
+from distrib.lifecycle.numerics import fingerprint
 from distrib.lifecycle.processes import Processes, host
 from distrib.settings import Settings, SettingsError
 
@@ -30,12 +31,14 @@ REMEDIES = {
     "code": "Bring distrib to the same version on every host",
     "versions": "Install the same versions on every host",
     "device": "Give every process the same kind of device (--device, CUDA_VISIBLE_DEVICES)",
+    "numerics": "An --exact run needs the same arithmetic everywhere; --accept-inexact trains, but not exactly",
     "data": "Give every host the same copy of the data set",
 }
 """What to do where ranks differ, by kind of fact."""
 
 REMARKS = {
     "commit": "the code that trains is the same all the same",
+    "accepted": "the run is not exact",
     "pace": "all wait for the slowest",
 }
 """What to know where ranks differ in what they may differ in, by kind of fact."""
@@ -92,12 +95,16 @@ def facts_of(settings: Settings, processes: Processes) -> Facts:
     here = environment(processes)
     flags = {f"--{name.replace('_', '-')}": value for name, value in settings.flat().items() if name not in OWN}
     del flags["--precision"]  # what it stands for is compared
+    compute = settings.compute
+    numerics = fingerprint(processes, compute) if compute.exact else {}
     return {
         "settings": flags,
         "precision": {"--precision": processes.precision},
         "code": {"code of SHA-256": code_digest(HOUSE)},
         "versions": {"Python": here["python"], **{name: here["packages"][name] for name in PACKAGES}},
         "device": {"device": processes.device.type},
+        "numerics": {} if compute.accept_inexact else numerics,
+        "accepted": numerics if compute.accept_inexact else {},
         "commit": {"commit": here["commit"]},
         "pace": {"device": here["device_name"], "CPU threads": here["threads"]},
     }

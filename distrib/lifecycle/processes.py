@@ -127,6 +127,7 @@ def start(settings: Compute) -> Processes:
     device = choose_device(settings.device, os.environ)
     precision = choose_precision(settings.precision, device, os.environ)
     check_launch(os.environ)
+    choose_kernels(settings, device)
     os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "2000")  # NCCL remembers its last collectives, to explain a hang
     ddp = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
     accelerator = Accelerator(
@@ -137,10 +138,23 @@ def start(settings: Compute) -> Processes:
         kwargs_handlers=[ddp, InitProcessGroupKwargs(timeout=TIMEOUT)],
     )
     check_world(os.environ, accelerator.num_processes)
-    # The promise of sameness comes before the last percent of speed.
+    return Processes(accelerator, precision)
+
+
+def choose_kernels(settings: Compute, device: str) -> None:
+    """Let the same kernels run each time: the promise of sameness comes before the last percent of speed."""
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
-    return Processes(accelerator, precision)
+    threads = settings.threads
+    if settings.exact:
+        # What has no such kernel is refused with a message. They need not fill memory to be so.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(mode=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        # Their number shows in sums, and no launcher gives as many to any number of processes.
+        threads = threads or (1 if device == "cpu" else None)
+    if threads is not None:
+        torch.set_num_threads(threads)
 
 
 def choose_device(wanted: str, environment: Mapping[str, str]) -> str:

@@ -145,7 +145,7 @@ def learned(processes: Processes, out: Path) -> dict[str, object]:
         made = trainer(processes, out, settings, Perceptron())
         summed = [0]
         if processes.size > 1:
-            made.network.register_comm_hook(summed, count_and_sum)
+            made.reduction.network.register_comm_hook(summed, count_and_sum)
         made.train_epoch()
         found[str(micro)] = {
             "weights": made.state.network.fc.weight.flatten().tolist()[:500],

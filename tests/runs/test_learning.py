@@ -1,12 +1,10 @@
 """It really learns: accuracies on real images."""
 
-import os
 import re
-from pathlib import Path
 
 import pytest
 
-from tests.launching import journal, train
+from tests.launching import journal, real_images, train
 
 
 def test_the_quickstart_reaches_98_percent_on_digits(tmp_path):
@@ -19,10 +17,7 @@ def test_the_quickstart_reaches_98_percent_on_digits(tmp_path):
 @pytest.mark.data
 @pytest.mark.timeout(1500)
 def test_resnet9_learns_cifar10_as_fast_as_the_same_recipe_written_by_hand(tmp_path):
-    cifar10 = Path(os.environ.get("DISTRIB_DATA", "absent")).absolute() / "cifar10"
-    if not cifar10.is_dir():
-        pytest.skip("DISTRIB_DATA names no folder with cifar10 in it")
-    flags = ("--data", f"hf:{cifar10}", "--train-images", 10_000, "--test-images", 2_000, "--epochs", 5)
+    flags = ("--data", f"hf:{real_images()}", "--train-images", 10_000, "--test-images", 2_000, "--epochs", 5)
     flags = (*flags, "--config", "configs/resnet9_onecycle.yaml", "--precision", "bf16", "--name", "cifar")
     done = train(*flags, "--out", tmp_path, OMP_NUM_THREADS="2", timeout=1400)
     epochs = [record for record in journal(tmp_path / "cifar") if record["kind"] == "epoch"]

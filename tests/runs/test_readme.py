@@ -1,4 +1,4 @@
-"""Each command of the README, run as it stands there but for what would make it long."""
+"""Each command of the README and of docs/, run as it stands there but for what would make it long."""
 
 import re
 import shlex
@@ -27,6 +27,14 @@ COMMANDS = {
     "torchrun --standalone --nproc-per-node 2 -m distrib doctor --config configs/quickstart.yaml": ("", 0),
     "distrib checkpoints runs/first --verify": ("", 0),
     'distrib verify restart --launcher "torchrun --standalone --nproc-per-node 2"': ("--kills 1 --updates 12", 0),
+    "launch/cpu.sh 2 --config configs/quickstart.yaml --exact --name exact": ("--epochs 1", 0),
+    "distrib verify exact --worlds 1 2": ("--changes 0 --updates 6", 0),
+    "distrib verify order --worlds 1 2": ("--updates 2", 0),
+    "distrib diff runs/first runs/exact": ("", 1),
+    "python distrib/train.py --config configs/quickstart.yaml --exact --name alone": ("--epochs 1", 0),
+    "launch/cpu.sh 2 --config configs/quickstart.yaml --exact --name together": ("--epochs 1", 0),
+    "distrib diff runs/alone runs/together": ("", 0),
+    "distrib verify exact --worlds 1 2 4 --changes 1": ("--worlds 1 2 --updates 6", 0),
     "distrib evaluate runs/first": ("", 0),
     "distrib predict runs/first tests/nine.png --top 2 --json": ("", 0),
     "distrib models": ("", 0),
@@ -35,7 +43,7 @@ COMMANDS = {
 
 
 def commands() -> list[str]:
-    text = (ROOT / "README.md").read_text()
+    text = "\n".join(path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))))
     blocks = re.findall(r"^```sh\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
     return [line for block in blocks for line in block.splitlines() if line]
 
@@ -54,7 +62,7 @@ def test_the_command_does_what_the_readme_says(line, out):
     added, code = COMMANDS[line]
     if "train.py" in line or "launch/" in line:
         added = f"{added} --out {out} --wandb off" if "--help" not in line else added
-    words = shlex.split(f"{line} {added}".replace("runs/first", str(out / "first")))
+    words = shlex.split(f"{line} {added}".replace("runs/", f"{out}/"))
     done = run(words, expect=code, CUDA_VISIBLE_DEVICES="")
     assert "Traceback" not in done.stderr
     assert done.stdout or code == 2

@@ -1,4 +1,5 @@
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,6 +71,15 @@ def test_tensors_and_json_are_all_there_is(tmp_path: Path) -> None:
     assert names(tmp_path) == ["update-000000005"]
 
 
+def test_who_may_read_the_folder_may_read_its_files(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        saved = save(tmp_path, 5)
+    finally:
+        os.umask(before)
+    assert {file.stat().st_mode & 0o777 for file in saved.path.iterdir()} == {0o640}
+
+
 def test_the_newest_is_found_by_number(tmp_path: Path) -> None:
     for update in (9, 10):
         save(tmp_path, update)
@@ -100,11 +110,19 @@ def test_as_many_stay_as_are_asked_for(tmp_path: Path) -> None:
     assert [c.update for c in checkpoints.every(tmp_path)] == [1, 4, 8, 9]  # the best, each fourth, the newest
 
 
-def test_nothing_is_pruned_for_one_that_does_not_verify(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", FILES)
+def test_nothing_is_pruned_for_one_that_does_not_read_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     for update in (1, 2):
         save(tmp_path, update)
-    monkeypatch.setattr(checkpoints, "sha256", lambda _: "what the disk did not keep")
-    with pytest.raises(OSError, match="does not read back"):
+
+    def disk(path: Path) -> None:
+        if path.name == name:
+            flip_last(path)
+
+    monkeypatch.setattr(checkpoints, "sync", disk)
+    with pytest.raises(OSError, match=f"{name} does not read back"):
         save(tmp_path, 3)
     monkeypatch.undo()
     assert [c.update for c in checkpoints.every(tmp_path)] == [1, 2]

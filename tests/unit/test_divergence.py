@@ -115,7 +115,7 @@ def test_a_good_loss_is_only_scaled() -> None:
     [(None, (), False), (65536.0, (), True), (1.0, (), True), (0.5, (), False), (65536.0, (1,), False)],
 )
 def test_fp16s_own_overflow_is_told_apart(scale: float | None, ranks: tuple[int, ...], *, expected: bool) -> None:
-    assert overflowed(Row(1.0, 0, 1, math.inf, ranks), scale) is expected
+    assert overflowed(Row(1.0, 0, 1, math.inf, -1, ranks), scale) is expected
 
 
 def test_fp16s_scaler_skips_with_fused_optimizers_too() -> None:
@@ -149,22 +149,32 @@ def feed(world: int) -> SimpleNamespace:
 
 
 def test_a_finding_names_the_images_of_those_who_met_it() -> None:
-    whole = np.concatenate(Plan(64, 16, None, rank=0, world=1).share_of(3, 2, 1)).tolist()
-    found = finding(10, 2, Row(math.nan, 0, 16, math.nan, (1,)), feed(world=2))  # update 10 is the second of epoch 2
+    whole = np.concatenate(Plan(64, 16, None, rank=0, world=1).share_of(3, 2, 1, 0)).tolist()
+    found = finding(
+        10, 2, Row(math.nan, 0, 16, math.nan, -1, (1,)), feed(world=2)
+    )  # update 10 is the second of epoch 2
     assert found["images"] == whole[8:]
     assert (found["update"], found["ranks"]) == (10, [1])
     assert "update 10 is not finite: loss nan, gradient norm nan, on the images of rank 1" in told(found, 1)
 
 
 def test_if_no_loss_was_bad_all_images_are_named() -> None:
-    whole = np.concatenate(Plan(64, 16, None, rank=0, world=1).share_of(3, 2, 1)).tolist()
-    found = finding(10, 2, Row(8.0, 0, 16, math.inf, ()), feed(world=2))
+    whole = np.concatenate(Plan(64, 16, None, rank=0, world=1).share_of(3, 2, 1, 0)).tolist()
+    found = finding(10, 2, Row(8.0, 0, 16, math.inf, -1, ()), feed(world=2))
     assert found["images"] == whole
     assert "loss 0.5, gradient norm inf, on the images of 2 ranks" in told(found, 1)
 
 
+def test_an_exact_run_names_virtual_ranks() -> None:
+    exact = SimpleNamespace(seed=3, plan=Plan(64, 16, None, rank=0, world=2, virtual_ranks=4))
+    found = finding(10, 2, Row(math.nan, 0, 16, math.nan, -1, (3,)), exact)
+    assert found["images"] == np.concatenate(Plan(64, 16, None, rank=0, world=1).share_of(3, 2, 1, 0)).tolist()[12:]
+    assert found["virtual_ranks"] == [3]
+    assert "on the images of virtual rank 3" in told(found, 1)
+
+
 def test_bad_updates_in_a_row_are_counted_also_from_one_look_to_the_next() -> None:
-    good, bad = Row(8.0, 0, 16, 1.0, ()), Row(math.inf, 0, 16, math.inf, (0,))
+    good, bad = Row(8.0, 0, 16, 1.0, -1, ()), Row(math.inf, 0, 16, math.inf, -1, (0,))
     progress = Progress(Plateau(1, 0.1), EarlyStop(None, 0.0), update=4)
     assert review([good, bad, good, bad], progress, feed(world=1), None) == (
         [finding(2, 0, bad, feed(world=1)), finding(4, 0, bad, feed(world=1))],

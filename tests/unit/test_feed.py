@@ -20,7 +20,7 @@ from distrib.images.feed import Feed, MicroBatch, Preprocessing, TestFeed, chann
 from distrib.images.sources import load
 from distrib.images.splits import ImageData
 from distrib.images.workers import IGNORED, Decoded, Decoding, WorkerLoader
-from distrib.settings import Augmentation, Data, Optimization, Settings, SettingsError
+from distrib.settings import Augmentation, Compute, Data, Optimization, Settings, SettingsError
 from tests.peers import Solo
 
 ROOT = Path(__file__).parents[2]
@@ -161,6 +161,16 @@ def test_fewer_test_images_than_ranks_leave_some_ranks_without(digits: ImageData
     few = digits.test.head(2)
     counts = [len(list(TestFeed(few, preprocessing, settings(), Solo(rank, 4), CPU))) for rank in range(4)]
     assert counts == [1, 1, 0, 0]
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_exact_scores_the_same_batches_on_any_number_of_processes(digits: ImageData, size: int) -> None:
+    preprocessing = Preprocessing(8, (0.5,) * 3, (0.5,) * 3, digits.classes)
+    exact = dataclasses.replace(settings(), compute=Compute(exact=True, virtual_ranks=4))
+    feeds = [TestFeed(digits.test, preprocessing, exact, Solo(rank, size), CPU) for rank in range(size)]
+    lists = [batch.indices.tolist() for feed in feeds for batch in feed]
+    assert lists == [part.tolist() for part in np.array_split(np.arange(53), 4)]
+    assert {feed.batches for feed in feeds} == {4 // size}
 
 
 @pytest.fixture

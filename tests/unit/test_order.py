@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from distrib.images.order import Plan, permutation
+from distrib.images.order import Plan, own_shares, permutation
 from distrib.settings import SettingsError
 
 GOLDEN_0 = [15, 13, 2, 12, 5, 1, 8, 7, 3, 11, 4, 6, 14, 0, 10, 9]
@@ -47,7 +47,7 @@ def test_an_image_comes_at_any_place_equally_often() -> None:
 def test_the_order_cannot_be_spoilt_by_a_caller() -> None:
     with pytest.raises(ValueError, match="read-only"):
         permutation(0, 0, 16)[0] = 1
-    Plan(16, 16, None, 0, 1).share_of(0, 0, 0)[0][:] = 5
+    Plan(16, 16, None, 0, 1).share_of(0, 0, 0, 0)[0][:] = 5
     assert permutation(0, 0, 16).tolist() == GOLDEN_0
 
 
@@ -69,15 +69,15 @@ def test_shares_in_order_of_rank_are_the_batch_of_one_process(
         plans = [Plan(images, batch, micro, rank, world) for rank in range(world)]
         assert {plan.updates_per_epoch for plan in plans} == {alone.updates_per_epoch}
         for position in range(alone.updates_per_epoch):
-            (whole,) = alone.share_of(seed, epoch, position)
-            shares = [np.concatenate(plan.share_of(seed, epoch, position)) for plan in plans]
+            (whole,) = alone.share_of(seed, epoch, position, 0)
+            shares = [np.concatenate(plan.share_of(seed, epoch, position, plan.rank)) for plan in plans]
             assert {len(share) for share in shares} == {batch // world}
             assert np.array_equal(np.concatenate(shares), whole)
 
 
 def test_batches_follow_the_order_and_leave_out_its_tail() -> None:
     plan = Plan(10, 4, None, 0, 1)
-    batches = [plan.share_of(5, 1, at)[0] for at in range(plan.updates_per_epoch)]
+    batches = [plan.share_of(5, 1, at, 0)[0] for at in range(plan.updates_per_epoch)]
     assert np.array_equal(np.concatenate(batches), permutation(5, 1, 10)[:8])
 
 
@@ -85,11 +85,44 @@ def test_batches_follow_the_order_and_leave_out_its_tail() -> None:
 @given(share=st.integers(1, 200), micro=st.none() | st.integers(1, 300))
 def test_micro_batches_are_as_few_as_the_limit_allows(share: int, micro: int | None) -> None:
     plan = Plan(500, 2 * share, micro, 1, 2)
-    parts = plan.share_of(0, 0, 0)
+    parts = plan.share_of(0, 0, 0, 1)
     limit = micro or share
     assert len(parts) == plan.micro_batches == -(-share // limit)
     assert all(0 < len(part) <= limit for part in parts)
     assert np.array_equal(np.concatenate(parts), permutation(0, 0, 500)[share : 2 * share])
+
+
+@examples(max_examples=60, deadline=None)
+@given(power=st.integers(0, 4), images=st.integers(1, 7), micro=st.none() | st.integers(1, 9), data=st.data())
+def test_virtual_ranks_have_the_same_shares_whoever_computes_them(
+    power: int, images: int, micro: int | None, data: st.DataObject
+) -> None:
+    virtual = 2**power
+    world = 2 ** data.draw(st.integers(0, power))
+    plans = [Plan(200, virtual * images, micro, rank, world, virtual) for rank in range(world)]
+    assert [number for plan in plans for number in plan.own] == list(range(virtual))
+    assert {len(plan.own) for plan in plans} == {virtual // world}
+    alone = [Plan(200, virtual * images, micro, number, virtual) for number in range(virtual)]
+    for plan in plans:
+        for number in plan.own:
+            parts, others = plan.share_of(3, 1, 0, number), alone[number].share_of(3, 1, 0, number)
+            assert [part.tolist() for part in parts] == [part.tolist() for part in others]
+
+
+def test_a_number_of_processes_that_does_not_divide_the_virtual_ranks_is_refused() -> None:
+    with pytest.raises(
+        SettingsError, match=r"--virtual-ranks 8 cannot be divided by 3 processes: use one of 1, 2, 4, 8"
+    ):
+        Plan(100, 24, None, 0, 3, 8)
+    with pytest.raises(SettingsError, match=r"--virtual-ranks 2 cannot be divided by 4 processes: use one of 1, 2"):
+        own_shares(2, 0, 4)
+
+
+def test_a_batch_that_virtual_ranks_cannot_share_is_refused_with_what_would_do() -> None:
+    with pytest.raises(
+        SettingsError, match=r"by 8 virtual ranks: use --batch-size 8 or 16, or --virtual-ranks \(one of 1, 2, 4\)"
+    ):
+        Plan(100, 12, None, 0, 1, 8)
 
 
 def test_a_batch_larger_than_the_data_is_refused() -> None:

@@ -57,7 +57,7 @@ def test_shares_divide_the_batch_among_any_number_of_processes(
     world, order = data.draw(st.sampled_from(worlds)), permutation(seed, epoch, images)
     ranks = [Plan(images, batch, micro, rank, world) for rank in range(world)]
     position = data.draw(st.integers(0, images // batch - 1))
-    shares = [rank.share_of(seed, epoch, position) for rank in ranks]
+    shares = [rank.share_of(seed, epoch, position, rank.rank) for rank in ranks]
     together = np.concatenate([part for share in shares for part in share])
     assert np.array_equal(together, order[position * batch : (position + 1) * batch])
     assert {sum(map(len, share)) for share in shares} == {batch // world}
@@ -75,7 +75,7 @@ def test_no_number_of_processes_sees_other_images(
     for world in worlds:
         ranks = [Plan(images, batch, micro, rank, world) for rank in range(world)]
         updates = [
-            b"".join(part.tobytes() for rank in ranks for part in rank.share_of(seed, epoch, position))
+            b"".join(part.tobytes() for rank in ranks for part in rank.share_of(seed, epoch, position, rank.rank))
             for position in range(ranks[0].updates_per_epoch)
         ]
         seen.add(tuple(updates))
@@ -92,9 +92,9 @@ def test_to_seek_is_to_skip(
     world = data.draw(st.sampled_from(worlds))
     rank = Plan(images, batch, micro, data.draw(st.integers(0, world - 1)), world)
     places = [(e, at) for e in (epoch, epoch + 1, epoch + 2) for at in range(rank.updates_per_epoch)]
-    in_order = {place: np.concatenate(rank.share_of(seed, *place)) for place in places}
+    in_order = {place: np.concatenate(rank.share_of(seed, *place, rank.rank)) for place in places}
     for place in data.draw(st.permutations(places)):  # whatever was asked for before
-        assert np.array_equal(np.concatenate(rank.share_of(seed, *place)), in_order[place])
+        assert np.array_equal(np.concatenate(rank.share_of(seed, *place, rank.rank)), in_order[place])
 
 
 @examples(max_examples=60)
@@ -103,7 +103,7 @@ def test_no_image_comes_twice_in_an_epoch(seed: int, epoch: int, plan: tuple[int
     images, batch, micro, _ = plan
     alone = Plan(images, batch, micro, 0, 1)
     seen = [
-        index for at in range(alone.updates_per_epoch) for part in alone.share_of(seed, epoch, at) for index in part
+        index for at in range(alone.updates_per_epoch) for part in alone.share_of(seed, epoch, at, 0) for index in part
     ]
     assert len(set(seen)) == len(seen) == images // batch * batch
 

@@ -132,6 +132,7 @@ def all_settings(draw: st.DrawFn) -> Settings:
     device = draw(st.sampled_from(["auto", "cpu", "cuda", "mps"]))
     precisions = ["auto", "fp32", "bf16"] + ["fp16"] * (device != "cpu")
     places = TEXTS.filter(bool)
+    exact = draw(st.booleans())
     return Settings(
         model=model,
         data=Data(
@@ -156,7 +157,11 @@ def all_settings(draw: st.DrawFn) -> Settings:
             precision=draw(st.sampled_from(precisions)),
             channels_last=draw(st.booleans()),
             compile=draw(st.booleans()),
+            threads=draw(optional(COUNTS)),
             seed=draw(st.integers(0, 2**32 - 1)),
+            exact=exact,
+            virtual_ranks=2 ** draw(st.integers(0, 12)) if exact else 8,
+            accept_inexact=exact and draw(st.booleans()),
         ),
         lifecycle=Lifecycle(
             name=draw(optional(FOLDERS)),

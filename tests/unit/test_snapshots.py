@@ -27,9 +27,8 @@ class Disk:
             progress=self.progress,
         )
         processes = SimpleNamespace(is_main=True, size=1, agreed=lambda call: call())
-        feed = SimpleNamespace(facts=dict)
         saver = Saver(self.folder, Retention(), before=self.check)
-        self.snapshots = Snapshots(state, feed, processes, saver, self.journal)
+        self.snapshots = Snapshots(state, {}, processes, saver, self.journal)
 
     def check(self) -> None:
         if self.full:

@@ -10,24 +10,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from distrib.insight import verification
+from distrib.insight import launches, restarts
+from distrib.insight.launches import Launch, Unproven, excerpt, pid_of, remains
+from distrib.insight.restarts import AIMS, Course, Kill, Restart, due, plan
 from distrib.insight.sameness import begins, compare, numbers
-from distrib.insight.verification import (
-    AIMS,
-    Course,
-    Kill,
-    Launch,
-    Restart,
-    Unproven,
-    due,
-    excerpt,
-    main,
-    pid_of,
-    plan,
-    remains,
-    training,
-    workplace,
-)
+from distrib.insight.trials import TRAIN, VERBS, put_away, read_request, small, starter, workplace
+from distrib.insight.verification import main
 from distrib.lifecycle.folder import RunFolder
 from distrib.lifecycle.processes import host
 from distrib.settings import SettingsError
@@ -120,42 +108,64 @@ def test_what_a_run_said_is_shown_from_its_first_error_on(tmp_path):
 
 
 def test_flags_of_training_come_last_and_win():
-    words = training(Restart(updates=30), ["--lr", "0.3"])
-    assert words[:2] == [sys.executable, str(verification.TRAIN)]
-    assert verification.TRAIN.is_file()
+    words = small(["--lr", "0.3"], 30)
     assert words[-2:] == ["--lr", "0.3"]
     assert "--train-images=960" in words  # ten updates of 96 an epoch
     assert {"--model=simplecnn", "--wandb=off", "--log-every=1"} <= set(words)
+    assert TRAIN.is_file()
+    assert VERBS.is_file()
 
 
 @pytest.mark.parametrize("recipe", [["--config", "a.yaml"], ["--config=a.yaml"]])
 def test_a_recipe_alone_says_what_is_trained(recipe):
-    added = training(Restart(), recipe)[2 : -len(recipe)]
+    added = small(recipe, 30)[: -len(recipe)]
     assert [flag.partition("=")[0] for flag in added] == ["--log-every", "--save-every", "--wandb"]
 
 
-def test_the_launcher_comes_first():
-    words = training(Restart(launcher=f"{shlex.quote(sys.executable)} -m torch.distributed.run --standalone"), [])
-    assert words[:5] == [sys.executable, "-m", "torch.distributed.run", "--standalone", str(verification.TRAIN)]
+def test_what_is_not_for_us_is_for_training():
+    words = ["--kills", "3", "--model", "resnet18", "--seed=4", "--lr", "1", "--", "--seed", "7"]
+    request, flags = read_request(Restart, words, "restart")
+    assert (request.kills, request.seed) == (3, 4)
+    assert flags == ["--model", "resnet18", "--lr", "1", "--seed", "7"]
 
 
-@pytest.mark.parametrize("flags", [["--name", "x"], ["--out=x"]])
+def test_the_launcher_says_how_many():
+    python = shlex.quote(sys.executable)
+    assert starter(None) == starter(None, 1) == [sys.executable]
+    assert starter(None, 4)[-2:] == ["--standalone", "--nproc-per-node=4"]
+    assert starter(f"{python} -m launch") == [sys.executable, "-m", "launch"]
+    assert starter(f"{python} -n {{}} x", 2) == [sys.executable, "-n", "2", "x"]
+    with pytest.raises(SettingsError, match=r"put {} where the number of processes belongs"):
+        starter(python, 2)
+
+
+@pytest.mark.parametrize("flags", [["--name", "x"], ["--out=x"], ["--", "--out", "x"]])
 def test_the_runs_keep_the_names_by_which_they_are_found(flags):
     with pytest.raises(SettingsError, match="--dir names the folder"):
-        training(Restart(), flags)
+        read_request(Restart, flags, "restart")
 
 
 @pytest.mark.parametrize("launcher", ["no-such-launcher --x", " "])
 def test_an_unknown_launcher_is_refused(launcher):
     with pytest.raises(SettingsError, match="no such program"):
-        training(Restart(launcher=launcher), [])
+        starter(launcher)
 
 
 def test_runs_of_an_earlier_verification_are_not_touched(tmp_path):
-    assert workplace(tmp_path / "new") == (tmp_path / "new").resolve()
+    assert workplace(tmp_path / "new", ["killed"]) == (tmp_path / "new").resolve()
     (tmp_path / "new" / "killed").mkdir()
     with pytest.raises(SettingsError, match="holds runs of an earlier verification"):
-        workplace(tmp_path / "new")
+        workplace(tmp_path / "new", ["whole", "killed"])
+    assert workplace(tmp_path / "new", ["other"])
+
+
+@pytest.mark.parametrize("code", [0, 1])
+@pytest.mark.parametrize("named", [True, False])
+def test_the_folder_goes_only_if_all_is_well_and_nobody_asked_for_it(tmp_path, code, named, capsys):
+    (tmp_path / "runs").mkdir()
+    assert put_away(tmp_path / "runs", tmp_path / "runs" if named else None, code) == code
+    assert (tmp_path / "runs").exists() == (named or code == 1)
+    assert (str(tmp_path / "runs") in capsys.readouterr().out) == (named or code == 1)
 
 
 def test_an_unknown_claim_is_refused_with_what_there_is(capsys):
@@ -171,11 +181,23 @@ def test_without_a_claim_it_tells_what_there_is(arguments, capsys):
     assert "restart" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("flags", [["--kills", "0"], ["--updates", "5"], ["--kils", "3"]])
-def test_impossible_arguments_exit_2(flags):
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("restart --kills 0", "restart --updates 5", "exact --worlds 1", "exact --worlds 1 1", "exact --worlds 0 1"),
+        *("exact --changes -1", "exact --updates 3", "order --worlds 2", "order --updates 0"),
+    ],
+)
+def test_impossible_arguments_exit_2(words):
     with pytest.raises(SystemExit) as left:
-        main(["restart", *flags])
+        main(words.split())
     assert left.value.code == 2
+
+
+@pytest.mark.parametrize("claim", ["restart", "exact", "order"])
+def test_a_flag_that_nobody_knows_exits_2_with_what_training_says(claim, capsys, tmp_path):
+    assert main([claim, "--kils", "3", "--dir", str(tmp_path / "runs")]) == 2
+    assert "--kils" in capsys.readouterr().err
 
 
 # Processes
@@ -229,7 +251,7 @@ def test_one_rank_is_killed_and_the_launcher_ends_the_other(launched, tmp_path):
 
 def test_a_launcher_that_does_not_end_is_killed_after_a_while(launched, tmp_path, monkeypatch):
     launch, ranks = launched
-    monkeypatch.setattr(verification, "PATIENCE", 0.05)
+    monkeypatch.setattr(launches, "PATIENCE", 0.05)
     run = RunFolder(tmp_path / "run")
     beat(run, 0, ranks[0])
     assert launch.kill(0, run) == "rank 0, then all"
@@ -273,30 +295,30 @@ BRIEF = Course(world=1, updates=2, epoch_ends=(2,), save_every=1, batch=8, start
 def test_a_run_that_fails_without_being_killed_is_told_with_what_it_said(tmp_path):
     words = [sys.executable, "-c", "raise SystemExit('no images')"]
     with pytest.raises(Unproven, match=r"(?s)exit code 1, and nobody had killed it.*no images"):
-        verification.disturbed(words, tmp_path, [Kill("update", 1, 0.5, None)], BRIEF)
+        restarts.disturbed(words, tmp_path, [Kill("update", 1, 0.5, None)], BRIEF)
 
 
 @pytest.mark.parametrize("kills", [[], [Kill("update", 1, 0.5, None)]])
 def test_a_run_that_hangs_is_ended_and_told(tmp_path, monkeypatch, kills):
-    monkeypatch.setattr(verification, "PATIENCE", 1.0)
+    monkeypatch.setattr(restarts, "PATIENCE", 1.0)
     words = [sys.executable, "-c", "import os, sys, signal; print(os.getpid(), flush=True); signal.pause()"]
     with pytest.raises(Unproven, match=r"hangs: .* after its start it had neither ended nor come so far"):
-        verification.disturbed(words, tmp_path, kills, BRIEF)
+        restarts.disturbed(words, tmp_path, kills, BRIEF)
     pid = (tmp_path / "killed-0.log").read_text()
     assert not pid or not remains(int(pid))
 
 
 def test_a_run_that_ends_before_its_kill_was_killed_less_often(tmp_path, capsys):
     kills = [Kill("update", 1, 0.5, None), Kill("update", 2, 0.5, None)]
-    assert verification.disturbed([sys.executable, "-c", ""], tmp_path, kills, BRIEF) == 0
+    assert restarts.disturbed([sys.executable, "-c", ""], tmp_path, kills, BRIEF) == 0
 
 
 def test_what_is_killed_at_start_up_is_started_again(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(verification, "PATIENCE", 1.0)
+    monkeypatch.setattr(restarts, "PATIENCE", 1.0)
     kills = [Kill("start-up", 1, 0.0, None), Kill("start-up", 2, 0.0, None)]
     words = [sys.executable, "-c", "import signal; signal.pause()"]
     with pytest.raises(Unproven, match="hangs"):
-        verification.disturbed(words, tmp_path, kills, BRIEF)
+        restarts.disturbed(words, tmp_path, kills, BRIEF)
     rows = capsys.readouterr().out.splitlines()[1:]
     assert [line.split() for line in rows] == [["1", "start-up", "group", "0", "killed", "again", "before"]]
     assert sorted(log.name for log in tmp_path.glob("*.log")) == ["killed-0.log", "killed-1.log", "killed-2.log"]
@@ -359,13 +381,21 @@ def test_a_changed_bit_is_found_and_its_tensor_named(whole, tmp_path):
     bias = torch.zeros(4)
     bias.view(torch.uint8)[5] ^= 1
     killed = write_run(tmp_path / "killed", weights={"fc.bias": bias})
-    assert differing(whole, killed) == {"model": "first differing tensor: fc.bias"}
+    told = "first differing tensor: fc.bias, 1 of 4 elements by at most 3.59e-43"
+    assert differing(whole, killed) == {"model": told}
 
 
-@pytest.mark.parametrize("changed", [torch.full((4,), -0.0), torch.zeros(4, dtype=torch.float16), torch.zeros(2, 2)])
-def test_equal_numbers_are_not_enough(whole, tmp_path, changed):
+@pytest.mark.parametrize(
+    ("changed", "how"),
+    [
+        (torch.full((4,), -0.0), "4 of 4 elements by at most 0"),
+        (torch.zeros(4, dtype=torch.float16), "torch.float32 (4,) and torch.float16 (4,)"),
+        (torch.zeros(2, 2), "torch.float32 (4,) and torch.float32 (2, 2)"),
+    ],
+)
+def test_equal_numbers_are_not_enough(whole, tmp_path, changed, how):
     killed = write_run(tmp_path / "killed", weights={"fc.bias": changed})
-    assert differing(whole, killed) == {"model": "first differing tensor: fc.bias"}
+    assert differing(whole, killed) == {"model": f"first differing tensor: fc.bias, {how}"}
 
 
 def test_a_nan_is_itself(tmp_path):
@@ -458,14 +488,14 @@ def test_another_number_of_processes_proves_nothing(whole, tmp_path):
 
 def test_the_verdict_is_an_exit_code(whole, tmp_path, capsys):
     same = compare(whole, write_run(tmp_path / "same"))
-    assert verification.tell(same, 3, 3) == 0
+    assert restarts.tell(same, 3, 3) == 0
     assert "SAME: killed 3 of 3 times, the run" in capsys.readouterr().out
-    assert verification.tell(same, 2, 3) == 0
+    assert restarts.tell(same, 2, 3) == 0
     assert "SAME: killed 2 of 3 times" in capsys.readouterr().out
-    assert verification.tell(same, 0, 3) == 1
+    assert restarts.tell(same, 0, 3) == 1
     assert "NOTHING SHOWN" in capsys.readouterr().out
     other = compare(whole, write_run(tmp_path / "other", losses={3: 0.25}))
-    assert verification.tell(other, 3, 3) == 1
+    assert restarts.tell(other, 3, 3) == 1
     told = capsys.readouterr().out
     assert "losses      DIFFERENT  loss of the update at update 3" in told
     assert "model       same" in told

@@ -1,0 +1,72 @@
+"""What the last bits of a number depend on besides the program: the fingerprint of a machine's arithmetic."""
+
+import os
+from typing import Any
+
+import torch
+
+from distrib.lifecycle.checkpoints import STATE, Checkpoint
+from distrib.lifecycle.processes import Processes
+from distrib.settings import Compute, SettingsError
+
+Fingerprint = dict[str, Any]
+
+# They choose between kernels.
+SWITCHES = (
+    *("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS"),
+    *("CUBLAS_WORKSPACE_CONFIG", "NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"),
+    *("TORCHINDUCTOR_MAX_AUTOTUNE", "TORCHINDUCTOR_MAX_AUTOTUNE_GEMM", "TORCHINDUCTOR_COORDINATE_DESCENT_TUNING"),
+)
+
+
+def fingerprint(processes: Processes, compute: Compute) -> Fingerprint:
+    """Facts as JSON types. Where all are equal, the same kernels add the same numbers in the same order."""
+    facts: Fingerprint = {"torch": torch.__version__, "device": processes.device.type}
+    if processes.device.type == "cuda":
+        facts |= {"name": torch.cuda.get_device_name(processes.device), "cuda": torch.version.cuda}
+        facts |= {"cudnn": torch.backends.cudnn.version()}
+        # Not what the run asks for itself: somebody may have changed it from outside.
+        facts |= {"tf32": [torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32]}
+    else:
+        facts |= {"threads": torch.get_num_threads(), **processor()}
+    if compute.compile:
+        facts["compile"] = "inductor"
+    return facts | {name: os.environ[name] for name in SWITCHES if name in os.environ}
+
+
+def processor() -> Fingerprint:
+    """The CPU by what libraries choose their kernels and block sizes from."""
+    facts = torch.cpu.get_capabilities()
+    able = sorted(name for name, value in facts.items() if value is True)
+    sizes = {name: value for name, value in facts.items() if name.endswith("cache_size")}
+    return {"cpu": facts.get("cpu_name") or facts.get("architecture"), **sizes, "instructions": " ".join(able)}
+
+
+def numerics_of(checkpoint: Checkpoint) -> list[Fingerprint]:
+    """The numerics that a checkpoint's run had until then, the newest last.
+
+    Raises:
+        SettingsError: it does not say.
+    """
+    found = checkpoint.state.get("numerics")
+    if not isinstance(found, list) or not found or not all(isinstance(each, dict) for each in found):
+        raise SettingsError(
+            f"{checkpoint.path / STATE} does not say what its numbers were computed with. Remove that checkpoint, and "
+            "the run goes on from the one before"
+        )
+    return found
+
+
+def changes(before: Fingerprint, now: Fingerprint) -> list[str]:
+    """What differs, as text: a name, and both values, or what was added and taken away of a list of words."""
+    found = []
+    for name in {**before, **now}:
+        old, new = before.get(name), now.get(name)
+        if old == new:
+            continue
+        if name == "instructions" and isinstance(old, str) and isinstance(new, str):
+            gone, come = sorted({*old.split()} - {*new.split()}), sorted({*new.split()} - {*old.split()})
+            found.append(f"CPU instructions: {', '.join([f'no {word}' for word in gone] + come)}")
+        else:
+            found.append(f"{name} {old} is now {new}")
+    return found
