@@ -23,7 +23,7 @@ from distrib.learning.optimizers import make_optimizer
 from distrib.learning.patience import EarlyStop, Plateau
 from distrib.learning.rates import Rates
 from distrib.learning.reduction import DataParallel, Reduction
-from distrib.learning.snapshots import Snapshots
+from distrib.learning.snapshots import Snapshots, Timing
 from distrib.learning.state import Progress, TrainState, load_weights
 from distrib.lifecycle import checkpoints
 from distrib.lifecycle.checkpoints import Checkpoint, Retention
@@ -31,11 +31,11 @@ from distrib.lifecycle.ending import DIVERGED, FAILED, Ending, say
 from distrib.lifecycle.folder import RunFolder, write_environment
 from distrib.lifecycle.heartbeat import Pulse
 from distrib.lifecycle.journal import Journal, cut_back
-from distrib.lifecycle.numerics import Fingerprint, changes, fingerprint, numerics_of
+from distrib.lifecycle.numerics import Fingerprint, changes, common, fingerprint, numerics_of
 from distrib.lifecycle.preflight import check_data, check_ranks, image_facts, room_in
 from distrib.lifecycle.processes import Processes
 from distrib.lifecycle.saving import Saver
-from distrib.lifecycle.stopping import StopRequest
+from distrib.lifecycle.stopping import StopRequest, lead
 from distrib.settings import Compute, Settings, SettingsError
 from distrib.zoo import registry
 
@@ -73,7 +73,8 @@ def assemble(
     """Build the parts of a run: images, feed, network, optimizer, average, rates; go on from the checkpoint, if any."""
     if checkpoint is not None and processes.device.type == "cpu":
         keep_threads(checkpoint.state.get("threads"), processes)
-    numerics = processes.together(lambda: numerics_so_far(checkpoint, settings.compute, processes))[0]
+    here = common(processes.together(lambda: fingerprint(processes, settings.compute)))
+    numerics = processes.agreed(lambda: numerics_so_far(checkpoint, settings.compute, here))
     shares = settings.compute.shares(processes.size)  # checked before minutes of decoding
     own_shares(shares, processes.rank, processes.size)
     check_shares(settings.optimization.batch_size, shares, virtual=settings.compute.exact)
@@ -101,6 +102,7 @@ def assemble(
     processes.agreed(lambda: clear(folder, progress))
     journal = Journal(folder.journal if processes.is_main else None)
     lifecycle = settings.lifecycle
+    timing = Timing(lifecycle.save_every_minutes, processes.agreed(lambda: lead(os.environ)))
     saver = Saver(folder.checkpoints, Retention(lifecycle.keep, lifecycle.keep_every), before=journal.sync)
     return Trainer(
         settings=settings,
@@ -112,7 +114,7 @@ def assemble(
         state=state,
         rates=Rates(optimization, schedule, plan.updates_per_epoch, plan.updates_per_epoch * optimization.epochs),
         journal=journal,
-        snapshots=Snapshots(state, facts, processes, saver, journal, lifecycle.save_every_minutes),
+        snapshots=Snapshots(state, facts, processes, saver, journal, timing),
         stop=stop,
         pulse=pulse,
     )
@@ -169,27 +171,27 @@ def keep_threads(before: int | None, processes: Processes) -> None:
         tell(processes, f"goes on with {before} threads for each process, as before, for the same bits; not with {now}")
 
 
-def numerics_so_far(checkpoint: Checkpoint | None, compute: Compute, processes: Processes) -> list[Fingerprint]:
-    """The numerics that the run has had, each with the update ``since`` which it holds; those of now are the last.
+def numerics_so_far(checkpoint: Checkpoint | None, compute: Compute, now: Fingerprint) -> list[Fingerprint]:
+    """The numerics that the run has had, each with the update ``since`` which it holds; those of ``now`` are the last.
+
+    For rank 0, which says so if they are others than before.
 
     Raises:
-        SettingsError: they are others now, and the run is exact.
+        SettingsError: they are others, and the run is exact.
     """
-    now = fingerprint(processes, compute)
     if checkpoint is None:
         return [{"since": 0} | now]
     past = numerics_of(checkpoint)
     found = changes(past[-1], {"since": past[-1].get("since")} | now)
     if not found:
         return past
-    text = f"numbers come out otherwise here than where the run was trained before ({'; '.join(found)})"
+    text = f"numbers may come out otherwise here than where the run was trained before ({'; '.join(found)})"
     if compute.exact and not compute.accept_inexact:
         raise SettingsError(
             f"--exact, but {text}. Go on where nothing of that differs; or with --accept-inexact, no longer exact"
         )
-    tell(
-        processes, f"{text}: from now on the run is {'no longer exact' if compute.exact else 'not the same to the bit'}"
-    )
+    how = "no longer exact" if compute.exact else "not the same to the bit"
+    say(f"NOTE: {text}: from now on the run is {how}", sys.stdout)
     return [*past, {"since": checkpoint.update} | now]
 
 

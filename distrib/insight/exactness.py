@@ -7,6 +7,7 @@ updates, it goes on on another. Each time everything that an update changes is c
 import contextlib
 import hashlib
 import random
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from distrib.insight.launches import GLANCE, Launch, Unproven, excerpt
 from distrib.insight.sameness import begins, first_other_number, first_other_tensor, numbers, recorded
 from distrib.insight.trials import (
     TRAIN,
+    check_shares,
     check_worlds,
     leave_nothing_behind,
     put_away,
@@ -52,7 +54,7 @@ class Exact:
     updates: int = 30
     """Updates of each run, in three epochs, unless flags of training say otherwise."""
     seed: int = 0
-    """Seed of when to kill, and of the order of the numbers."""
+    """Seed of when to kill, and of the order of the numbers; that of training goes after `--`."""
     dir: Path | None = None
     """Folder for the runs, which all hosts share. None: a temporary one, which stays only if they differ."""
 
@@ -81,10 +83,11 @@ def main(arguments: list[str]) -> int:
     leave_nothing_behind()
     try:
         request, flags = read_request(Exact, arguments, "exact")
-        place = workplace(request.dir, (f"run-{n}" for n in range(1, len(request.worlds) + request.changes + 1)))
         flags = ["--exact", *small(flags, request.updates)]
+        check_shares(flags, request.worlds)
+        place = workplace(request.dir, (f"run-{n}" for n in range(1, len(request.worlds) + request.changes + 1)))
         first = Row("run-1", request.worlds[:1])
-        print(f"training {' '.join(flags)}\n", flush=True)
+        print(f"training {shlex.join(flags)}\n", flush=True)
         try:
             train(first, request.launcher, flags, place)
         except Unproven as error:

@@ -1,8 +1,10 @@
 """Commands that are started to be watched and killed, with every process that comes of them."""
 
 import contextlib
+import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -12,6 +14,7 @@ from pathlib import Path
 from distrib.lifecycle.folder import RunFolder
 from distrib.lifecycle.processes import host
 
+LAUNCHERS = re.compile(r"[WE]\d{4} |Traceback|srun: ")  # how a line begins with which they tell of a failed process
 GLANCE = 0.01  # seconds between two looks at a run
 PATIENCE = 60.0  # seconds for a launcher to end after the loss of a rank, and for killed processes to be gone
 
@@ -99,4 +102,5 @@ def excerpt(log: Path) -> str:
     """Of an output, the first error and what follows, or else the end: launchers add their own at length."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     first = next((number for number, line in enumerate(lines) if line.startswith(("error", "╭"))), -20)
-    return "\n".join([*lines[first:][:20], f"(all of it: {log})"])
+    told = itertools.takewhile(lambda line: not LAUNCHERS.match(line), lines[first:][:20])
+    return "\n".join([*told, f"(all of it: {log})"])

@@ -7,6 +7,7 @@ and hashes them one by one; then all that was seen is compared, update by update
 import contextlib
 import hashlib
 import json
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from distrib.insight.launches import Launch, Unproven, excerpt
 from distrib.insight.trials import (
     EPOCHS,
     VERBS,
+    check_shares,
     check_worlds,
     leave_nothing_behind,
     put_away,
@@ -61,8 +63,9 @@ def main(arguments: list[str]) -> int:
     try:
         request, flags = read_request(Order, arguments, "order")
         flags = small(flags, EPOCHS * request.updates)
+        check_shares(flags, request.worlds)
         place = workplace(request.dir, (f"{world}.json" for world in request.worlds))
-        print(f"reading with {' '.join(flags)}\n\nprocesses  updates  images  SHA-256       verdict", flush=True)
+        print(f"reading with {shlex.join(flags)}\n\nprocesses  updates  images  SHA-256       verdict", flush=True)
         for world in request.worlds:
             seen = read(world, request, flags, place)
             verdict = compare(first or seen, seen)

@@ -141,6 +141,8 @@ def first_other_number(one: list[Record], other: list[Record], until: int | None
     values, others = numbers_of(one), numbers_of(other)
     for place in {**values, **others}:
         update, kind, name = place
+        if name == "checksum" and not (place in values and place in others):
+            continue  # a fast run has none
         if (until is None or update <= until) and values.get(place) != others.get(place):
             return f"{name} of the {kind} at update {update}: {values.get(place)} and {others.get(place)}"
     return None

@@ -12,7 +12,7 @@ from distrib.lifecycle.ending import Ending
 from distrib.lifecycle.processes import Processes, start
 from distrib.settings import Settings
 
-EPOCHS = 2  # in the second, augmentation draws anew
+READ = 2  # in the second, augmentation draws anew
 
 
 def main(arguments: list[str]) -> int:
@@ -37,7 +37,7 @@ def seen(settings: Settings, processes: Processes, updates: int) -> Iterator[tup
     feed = Feed(data, settings, processes, processes.device)
     plan = feed.plan
     each = len(plan.own) * plan.micro_batches
-    for epoch in range(EPOCHS):
+    for epoch in range(READ):
         count = min(updates, plan.updates_per_epoch)
         for number, batch in zip(range(count * each), feed.train(epoch), strict=False):
             update = epoch * plan.updates_per_epoch + number // each + 1

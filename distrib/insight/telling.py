@@ -8,6 +8,7 @@ from distrib.insight.summary import aligned, summarize
 from distrib.learning.engine import Trainer
 from distrib.lifecycle.folder import device_name
 from distrib.lifecycle.journal import read
+from distrib.lifecycle.numerics import inexact_since
 from distrib.zoo.anatomy import parameters
 
 
@@ -39,8 +40,8 @@ def virtual(trainer: Trainer) -> str:
     """What the processes stand for, if the run is exact."""
     if not trainer.settings.compute.exact:
         return ""
-    _first, *others = trainer.snapshots.facts["numerics"]
-    kept = f"no longer exact since update {others[0]['since']}" if others else "exact"
+    since = inexact_since(trainer.snapshots.facts["numerics"])
+    kept = "exact" if since is None else f"not exact since update {since}" if since else "not exact"
     return f", as {trainer.feed.plan.shares} virtual ranks: {kept}"
 
 

@@ -11,6 +11,8 @@ from typing import TypeVar
 
 import tyro
 
+from distrib import command
+from distrib.images import order
 from distrib.settings import require
 
 HOUSE = Path(__file__).resolve().parents[1]
@@ -47,6 +49,15 @@ def check_worlds(worlds: tuple[int, ...]) -> None:
     """Refuse numbers of processes among which there is nothing to compare. Raises SettingsError."""
     require(len({*worlds}) == len(worlds) > 1, "--worlds are at least two different numbers")
     require(min(worlds) > 0, "--worlds are at least 1")
+
+
+def check_shares(flags: list[str], worlds: tuple[int, ...]) -> None:
+    """Refuse flags of training that some number of processes cannot train with. Raises SettingsError."""
+    settings = command.parse(flags, prog="the runs to verify")
+    for world in worlds:
+        shares = settings.compute.shares(world)
+        order.own_shares(shares, 0, world)
+        order.check_shares(settings.optimization.batch_size, shares, virtual=settings.compute.exact)
 
 
 def leave_nothing_behind() -> None:

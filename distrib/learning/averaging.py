@@ -45,6 +45,11 @@ def stack_statistics(network: nn.Module, processes: Processes) -> dict[str, Tens
     return {n: part.view(-1, *b.shape) for (n, b), part in zip(buffers.items(), parts, strict=True)}
 
 
+def mean(rows: Tensor) -> Tensor:
+    """The mean of rows; bit for bit each of them where all are the same."""
+    return rows[0] if bool((rows == rows[0]).all()) else rows.double().mean(0)
+
+
 def load_statistics(network: nn.Module, values: dict[str, Tensor]) -> None:
     """Overwrite the statistics."""
     for name, buffer in statistics(network).items():
@@ -64,8 +69,7 @@ def averaged_statistics(network: nn.Module, processes: Processes) -> Iterator[di
         return
     own = {name: buffer.clone() for name, buffer in statistics(network).items()}
     stacked = stack_statistics(network, processes)
-    # In double precision: where all are the same, so is their mean, bit for bit.
-    load_statistics(network, {name: rows.double().mean(0) for name, rows in stacked.items()})
+    load_statistics(network, {name: mean(rows) for name, rows in stacked.items()})
     try:
         yield stacked
     finally:

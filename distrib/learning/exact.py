@@ -9,10 +9,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from distrib.learning.averaging import statistics
-from distrib.learning.tree import Lane, TreeSum
+from distrib.learning.tree import Lane, TreeSum, checksum
 from distrib.lifecycle.processes import Processes
 
-CHECKSUM = 2**24 - 1  # bits that a float32 holds
 BUCKET = 2**22  # elements, about, that are summed and sent together: 16 MiB in fp32
 
 
@@ -89,7 +88,8 @@ class Exact:
             self._statistics_sum.add(self._statistics)
         self._computed += 1
         if self._computed < self._own:
-            torch._foreach_copy_(self._buffers, self._first)
+            if self._buffers:
+                torch._foreach_copy_(self._buffers, self._first)
         elif self._statistics:
             self._go_on(self._statistics_sum)
 
@@ -119,8 +119,8 @@ class Exact:
     def finish(self) -> Tensor:
         """Give each parameter its gradient, and each buffer its statistics: the means over all shares.
 
-        Returns a checksum of both: the first update in which two runs differ is known by it, though the loss that
-        follows may round the difference away.
+        Returns a checksum of both, a whole number as float32: the first update in which two runs differ is known by it,
+        though the loss that follows may round the difference away.
 
         Raises:
             RuntimeError: another process is lost.
@@ -132,8 +132,7 @@ class Exact:
                 parameter.grad = mean
         if self._statistics:
             torch._foreach_copy_(self._statistics, self._statistics_sum.total)
-        sums = torch.stack([tree.checksum() for tree in self._trees])
-        return (sums.sum(dtype=torch.int32) & CHECKSUM).float()
+        return checksum([tree.flat for tree in self._trees]).float()
 
     def close(self) -> None:
         """No update follows."""

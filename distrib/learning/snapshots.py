@@ -1,7 +1,9 @@
 """Snapshots of a run: its state into a checkpoint, without training waiting for the disk, and the way back."""
 
+import math
 import sys
 import time
+from dataclasses import dataclass
 from typing import Any
 
 from distrib.learning.state import TrainState
@@ -12,12 +14,31 @@ from distrib.lifecycle.journal import Journal
 from distrib.lifecycle.processes import Processes
 from distrib.lifecycle.saving import Saver
 
+REACTION = 5.0  # seconds in which all processes have agreed to stop, and have left once it is saved: with some to spare
+
+
+def short_notice(lead: float, needed: float) -> str:
+    """What to say where a run would be killed before it has saved."""
+    return (
+        f"WARNING: to stop takes this run {needed:.0f} s, but its job says so only {lead:.0f} s before it ends: give "
+        f"sbatch --signal=USR2@{math.ceil(2 * needed)}"
+    )
+
+
+@dataclass(frozen=True)
+class Timing:
+    """When to save."""
+
+    minutes: float | None = None
+    """Time between two saves, if any."""
+    lead: float | None = None
+    """Seconds between a signal to stop and the end, if that is known."""
+
 
 class Snapshots:
     """Saves the state of a run, and goes back to what was saved.
 
-    ``facts`` are what every checkpoint says besides: what the run is made with. ``minutes`` is the time between two
-    saves, if any.
+    ``facts`` are what every checkpoint says besides: what the run is made with.
     """
 
     def __init__(
@@ -27,10 +48,11 @@ class Snapshots:
         processes: Processes,
         saver: Saver,
         journal: Journal,
-        minutes: float | None = None,
+        timing: Timing,
     ) -> None:
         self._state, self.facts, self._processes = state, facts, processes
-        self._saver, self._journal, self._minutes = saver, journal, minutes
+        self._saver, self._journal = saver, journal
+        self._minutes, self._lead = timing.minutes, timing.lead
         self._saved_at, self._wait = time.perf_counter(), 0.0
         self._error: str | None = None
 
@@ -79,6 +101,9 @@ class Snapshots:
         if saved.error:
             say(f"WARNING: {saved.error}; training goes on", sys.stderr)
             facts["error"] = saved.error
+        elif self._lead is not None and (needed := REACTION + self._wait + saved.seconds) > self._lead:
+            say(short_notice(self._lead, needed), sys.stderr)
+            self._lead = None  # said once
         self._journal.event("checkpoint", **facts)
 
     def _newest(self) -> Checkpoint | None:

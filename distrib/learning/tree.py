@@ -9,13 +9,17 @@ element is summed for itself, so that no layout of memory or of messages shows i
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+PRIME = 16_777_213  # the largest below 2^24
+RADIX = 1_000_003
+PIECE = 2**20  # elements of which a checksum is made at a time: 8 MiB
 
 
 @dataclass
@@ -98,17 +102,31 @@ class TreeSum:
                 exchange(peer, total.flat[kept], total.flat[given])
         total.flat.div_(shares)
 
-    def checksum(self) -> Tensor:
-        """The sum of the total's elements as 32-bit integers, which wraps around: an int32 scalar.
-
-        A difference in any bit shows in it, whatever the order of the elements, unless others make up for it.
-        """
-        return self._stack[0].flat.view(torch.int32).sum(dtype=torch.int32)
+    @property
+    def flat(self) -> Tensor:
+        """The mean over all shares, one element after the other; until :meth:`begin`."""
+        return self._stack[0].flat
 
     @property
     def total(self) -> list[Tensor]:
         """The mean over all shares, in the tensors' shapes; until :meth:`begin`."""
         return self._stack[0].views
+
+
+def checksum(tensors: Iterable[Tensor]) -> Tensor:
+    """A number below 2^24, which a float32 holds, of the bits of float32 vectors and of their order: an int64 scalar.
+
+    The bits of each element as a whole number, times its place, are summed, and the sums of pieces combined as digits
+    are, all modulo a prime. It is the same for other bits about once in sixteen million times.
+    """
+    found: Tensor | None = None
+    for tensor in tensors:
+        for piece in tensor.view(torch.int32).split(PIECE):
+            places = torch.arange(1, 2 * len(piece), 2, device=piece.device)
+            value = places.mul_(piece).sum() % PRIME
+            found = value if found is None else (found * RADIX + value) % PRIME
+    assert found is not None
+    return found
 
 
 def halves(elements: int, rank: int, world: int) -> Iterator[tuple[slice, slice, int]]:
@@ -138,7 +156,10 @@ def _is_dense(tensor: Tensor) -> bool:
 
 
 class Lane:
-    """A thread of its own for what goes on beside the backward pass, in order; on a GPU, on a stream of its own."""
+    """A thread of its own for what goes on beside the backward pass, in order; on a GPU, on a stream of its own.
+
+    After a call that fails no other is made.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._stream = device, torch.cuda.Stream(device) if device.type == "cuda" else None
@@ -169,8 +190,13 @@ class Lane:
         self._thread.join()
 
     def _work(self) -> None:
+        failure: BaseException | None = None
         while asked := self._calls.get():
             call, done, event = asked
+            if failure is not None:
+                # The others may not have come so far: what is sent now would meet what they wait for.
+                done.set_exception(failure)
+                continue
             try:
                 with torch.cuda.stream(self._stream) if self._stream else contextlib.nullcontext():
                     if event and self._stream:
@@ -178,4 +204,5 @@ class Lane:
                     call()
                 done.set_result(None)
             except BaseException as error:  # noqa: BLE001 - whoever waits raises it
+                failure = error
                 done.set_exception(error)

@@ -1,6 +1,9 @@
 """What the last bits of a number depend on besides the program: the fingerprint of a machine's arithmetic."""
 
+import hashlib
 import os
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,21 +13,34 @@ from distrib.lifecycle.processes import Processes
 from distrib.settings import Compute, SettingsError
 
 Fingerprint = dict[str, Any]
+HOUSE = Path(__file__).resolve().parents[1]
+PACKAGES = ("torch", "torchvision", "numpy", "pillow")
+MIXED = "not the same on all ranks"
 
+# They let the compiler choose kernels by how long they take.
+BY_TIMING = ("TORCHINDUCTOR_MAX_AUTOTUNE", "TORCHINDUCTOR_MAX_AUTOTUNE_GEMM", "TORCHINDUCTOR_COORDINATE_DESCENT_TUNING")
 # They choose between kernels.
 SWITCHES = (
     *("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS"),
     *("CUBLAS_WORKSPACE_CONFIG", "NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"),
-    *("TORCHINDUCTOR_MAX_AUTOTUNE", "TORCHINDUCTOR_MAX_AUTOTUNE_GEMM", "TORCHINDUCTOR_COORDINATE_DESCENT_TUNING"),
+    *BY_TIMING,
 )
 
 
 def fingerprint(processes: Processes, compute: Compute) -> Fingerprint:
-    """Facts as JSON types. Where all are equal, the same kernels add the same numbers in the same order."""
-    facts: Fingerprint = {"torch": torch.__version__, "device": processes.device.type}
+    """Facts as JSON types. Where all are equal, the same kernels add the same numbers in the same order.
+
+    Raises:
+        SettingsError: the run is exact, but its kernels would be chosen by how long they take.
+    """
+    chosen = [name for name in BY_TIMING if os.environ.get(name) == "1"]
+    if chosen and compute.exact and compute.compile:
+        raise SettingsError(f"--exact --compile, but {' and '.join(chosen)} would choose kernels by timing: unset it")
+    facts: Fingerprint = {name: metadata.version(name) for name in PACKAGES}
+    facts |= {"code": code_digest(HOUSE), "device": processes.device.type}
     if processes.device.type == "cuda":
         facts |= {"name": torch.cuda.get_device_name(processes.device), "cuda": torch.version.cuda}
-        facts |= {"cudnn": torch.backends.cudnn.version()}
+        facts |= {"cudnn": torch.backends.cudnn.version(), "driver": driver_version()}
         # Not what the run asks for itself: somebody may have changed it from outside.
         facts |= {"tf32": [torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32]}
     else:
@@ -32,6 +48,26 @@ def fingerprint(processes: Processes, compute: Compute) -> Fingerprint:
     if compute.compile:
         facts["compile"] = "inductor"
     return facts | {name: os.environ[name] for name in SWITCHES if name in os.environ}
+
+
+def driver_version() -> int:
+    """Version of the NVIDIA driver, such as 13000 for 13.0."""
+    version: int = torch._C._cuda_getDriverVersion()  # type: ignore[attr-defined]  # noqa: SLF001
+    return version
+
+
+def common(fingerprints: list[Fingerprint]) -> Fingerprint:
+    """The fingerprint of all ranks, from that of each: where they differ, it says so."""
+    first, *others = fingerprints
+    names = dict.fromkeys(name for each in fingerprints for name in each)
+    same = {name: all(other.get(name) == first.get(name) for other in others) for name in names}
+    return {name: first[name] if same[name] else MIXED for name in names}
+
+
+def inexact_since(numerics: list[Fingerprint]) -> int | None:
+    """The update since which a run's numbers depend on where they were computed; None if they never did."""
+    changed = [each["since"] for each in numerics[1:]]
+    return 0 if MIXED in numerics[0].values() else min(changed, default=None)
 
 
 def processor() -> Fingerprint:
@@ -70,3 +106,12 @@ def changes(before: Fingerprint, now: Fingerprint) -> list[str]:
         else:
             found.append(f"{name} {old} is now {new}")
     return found
+
+
+def code_digest(root: Path) -> str:
+    """SHA-256 over the names and contents of all Python files below ``root``, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    for file in sorted(root.rglob("*.py")):
+        content = file.read_bytes()
+        digest.update(f"{file.relative_to(root).as_posix()} {len(content)}\n".encode() + content)
+    return digest.hexdigest()

@@ -15,11 +15,9 @@ from distrib.images.splits import ImageData
 from distrib.lifecycle.checkpoints import every
 from distrib.lifecycle.files import sync
 from distrib.lifecycle.folder import RunFolder, environment
-from distrib.lifecycle.numerics import fingerprint
+from distrib.lifecycle.numerics import HOUSE, code_digest, fingerprint
 from distrib.lifecycle.processes import Processes, host
 from distrib.settings import Settings, SettingsError
-
-HOUSE = Path(__file__).parents[1]  # whose code is to be the same everywhere
 
 # Settings that may differ from rank to rank: where and with how many workers a host reads, and what rank 0 alone does.
 OWN = {"data_root", "workers", "wandb", "wandb_project"}
@@ -96,7 +94,9 @@ def facts_of(settings: Settings, processes: Processes) -> Facts:
     flags = {f"--{name.replace('_', '-')}": value for name, value in settings.flat().items() if name not in OWN}
     del flags["--precision"]  # what it stands for is compared
     compute = settings.compute
+    told = {"code", "device", *PACKAGES}  # by the facts on code, versions and device
     numerics = fingerprint(processes, compute) if compute.exact else {}
+    numerics = {name: fact for name, fact in numerics.items() if name not in told}
     return {
         "settings": flags,
         "precision": {"--precision": processes.precision},
@@ -108,15 +108,6 @@ def facts_of(settings: Settings, processes: Processes) -> Facts:
         "commit": {"commit": here["commit"]},
         "pace": {"device": here["device_name"], "CPU threads": here["threads"]},
     }
-
-
-def code_digest(root: Path) -> str:
-    """SHA-256 over the names and contents of all Python files below ``root``, as hexadecimal digits."""
-    digest = hashlib.sha256()
-    for file in sorted(root.rglob("*.py")):
-        content = file.read_bytes()
-        digest.update(f"{file.relative_to(root).as_posix()} {len(content)}\n".encode() + content)
-    return digest.hexdigest()
 
 
 def _gathered(facts: Facts, processes: Processes) -> tuple[list[str], list[Facts]]:

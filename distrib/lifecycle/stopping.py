@@ -6,15 +6,20 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
+
+from distrib.settings import SettingsError
 
 # Not SIGUSR1: NCCL may catch it, and torchrun's agent dies of it and leaves its workers behind.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 IMPATIENCE = 3.0  # seconds within which a second Ctrl-C means: now
 INTERRUPTED = 128 + signal.SIGINT  # exit code of one who left at once, as a shell gives it
 PR_SET_PDEATHSIG = 1
+LEAD = "DISTRIB_STOP_LEAD"
+"""Variable in which the jobs in slurm/ say how many seconds lie between the signal and the end of their time."""
 
 
 class Stopped(BaseException):
@@ -66,6 +71,19 @@ class StopRequest:
             stopped = Stopped(f"Stopped by {self.signal} before the first update: nothing is lost.")
             stopped.at_once = True
             raise stopped
+
+
+def lead(environment: Mapping[str, str]) -> float | None:
+    """Seconds that the run is given to save once a signal has said that its time is nearly up; None if nobody says.
+
+    Raises:
+        SettingsError: it is no number.
+    """
+    text = environment.get(LEAD)
+    try:
+        return float(text) if text else None
+    except ValueError:
+        raise SettingsError(f"{LEAD}={text}: give the seconds between the signal and the end of the job") from None
 
 
 def leave_if_interrupted_twice(signals: int) -> None:

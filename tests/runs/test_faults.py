@@ -46,12 +46,12 @@ def losses(folder):
     return [(record["update"], record["loss"]) for record in updates(folder)]
 
 
-@pytest.mark.parametrize(("rank", "way"), [(0, "--no-exact"), (1, "--no-exact"), (1, "--exact")])
-def test_a_rank_that_dies_brings_the_others_down_with_one_message(tmp_path, rank, way):
-    process = start_train(*FLAGS, way, "--epochs", 50, "--out", tmp_path, "--name", "killed", world=2)
+@pytest.mark.parametrize(("rank", "world", "way"), [(0, 2, "--no-exact"), (1, 2, "--no-exact"), (1, 4, "--exact")])
+def test_a_rank_that_dies_brings_the_others_down_with_one_message(tmp_path, rank, world, way):
+    process = start_train(*FLAGS, way, "--epochs", 50, "--out", tmp_path, "--name", "killed", world=world)
     follow(process, tmp_path / "killed", lambda record: record.get("update", 0) >= 25)
     ranks = pids(tmp_path / "killed")
-    assert set(ranks) == {0, 1}
+    assert set(ranks) == set(range(world))
     os.kill(ranks[rank], signal.SIGKILL)
     text, _ = process.communicate(timeout=30)
     wait_until_gone(ranks.values())

@@ -7,7 +7,7 @@ import torch
 
 from distrib.assembly import numerics_so_far
 from distrib.lifecycle.checkpoints import Checkpoint
-from distrib.lifecycle.numerics import changes, fingerprint, numerics_of
+from distrib.lifecycle.numerics import MIXED, changes, common, fingerprint, inexact_since, numerics_of
 from distrib.settings import Compute, SettingsError
 
 HERE = SimpleNamespace(device=torch.device("cpu"), is_main=True)
@@ -47,13 +47,9 @@ def test_of_many_instructions_those_that_differ_are_named() -> None:
     ]
 
 
-def test_a_new_run_begins_with_the_numerics_of_here() -> None:
-    assert numerics_so_far(None, EXACT, HERE) == [{"since": 0} | fingerprint(HERE, EXACT)]
-
-
 def test_where_nothing_differs_the_run_goes_on(tmp_path: Path) -> None:
     before = [{"since": 0} | fingerprint(HERE, EXACT)]
-    assert numerics_so_far(saved(tmp_path, before), EXACT, HERE) == before
+    assert numerics_so_far(saved(tmp_path, before), EXACT, fingerprint(HERE, EXACT)) == before
 
 
 def test_an_exact_run_is_refused_where_numbers_come_out_otherwise_unless_told(
@@ -64,16 +60,39 @@ def test_an_exact_run_is_refused_where_numbers_come_out_otherwise_unless_told(
     with pytest.raises(
         SettingsError, match=r"--exact, but .*torch 1\.0 is now .*; cpu Other is now .*--accept-inexact"
     ):
-        numerics_so_far(checkpoint, EXACT, HERE)
-    accepted = numerics_so_far(checkpoint, Compute(exact=True, accept_inexact=True), HERE)
+        numerics_so_far(checkpoint, EXACT, fingerprint(HERE, EXACT))
+    accepted = numerics_so_far(checkpoint, Compute(exact=True, accept_inexact=True), fingerprint(HERE, EXACT))
     assert accepted == [*before, {"since": 7} | fingerprint(HERE, EXACT)]
     assert "from now on the run is no longer exact" in capsys.readouterr().out
 
 
 def test_a_fast_run_goes_on_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = [{"since": 0} | fingerprint(HERE, Compute()) | {"cpu": "Other"}]
-    assert len(numerics_so_far(saved(tmp_path, before), Compute(), HERE)) == 2
+    assert len(numerics_so_far(saved(tmp_path, before), Compute(), fingerprint(HERE, Compute()))) == 2
     assert "cpu Other is now" in capsys.readouterr().out
+
+
+def test_ranks_that_differ_are_remembered_and_the_run_is_not_exact(tmp_path: Path) -> None:
+    one, other = fingerprint(HERE, EXACT), fingerprint(HERE, EXACT) | {"cpu": "Other", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    mixed = common([one, other, one])
+    assert {name for name in mixed if mixed[name] == MIXED} == {"cpu", "ONEDNN_MAX_CPU_ISA"}
+    assert common([one, one]) == one
+    assert inexact_since(numerics_so_far(None, EXACT, mixed)) == 0
+    with pytest.raises(SettingsError, match=f"cpu {MIXED} is now"):
+        numerics_so_far(saved(tmp_path, [{"since": 0} | mixed]), EXACT, one)
+
+
+def test_a_run_is_exact_until_its_numerics_change() -> None:
+    one = fingerprint(HERE, EXACT)
+    assert inexact_since([{"since": 0} | one]) is None
+    assert inexact_since([{"since": 0} | one, {"since": 7} | one | {"cpu": "Other"}, {"since": 9} | one]) == 7
+
+
+def test_kernels_chosen_by_timing_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_MAX_AUTOTUNE", "1")
+    with pytest.raises(SettingsError, match="TORCHINDUCTOR_MAX_AUTOTUNE would choose kernels by timing"):
+        fingerprint(HERE, Compute(exact=True, compile=True))
+    assert fingerprint(HERE, EXACT)["TORCHINDUCTOR_MAX_AUTOTUNE"] == "1"
 
 
 @pytest.mark.parametrize("numerics", [None, [], {}, "x", [1], [{}, 2]])

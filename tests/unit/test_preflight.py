@@ -9,13 +9,13 @@ from distrib.learning.averaging import WeightAverage
 from distrib.learning.optimizers import make_optimizer, optimizer_tensors
 from distrib.lifecycle import preflight
 from distrib.lifecycle.folder import RunFolder
+from distrib.lifecycle.numerics import code_digest
 from distrib.lifecycle.preflight import (
     OWN,
     bytes_text,
     check_data,
     check_ranks,
     checkpoint_bytes,
-    code_digest,
     differences,
     room,
     room_in,

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from distrib.learning.snapshots import Snapshots
+from distrib.learning.snapshots import Snapshots, Timing
 from distrib.lifecycle import checkpoints
 from distrib.lifecycle.checkpoints import Retention
 from distrib.lifecycle.ending import Failed
@@ -16,9 +16,10 @@ from distrib.lifecycle.saving import Saver
 class Disk:
     """A journal and checkpoints on a disk that can be filled."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, lead: float | None = None) -> None:
         self.full = False
         self.folder = folder / "checkpoints"
+        folder.mkdir(exist_ok=True)
         self.journal = Journal(folder / "metrics.jsonl")
         self.progress = SimpleNamespace(update=0, epoch=0, finished=False)
         state = SimpleNamespace(
@@ -28,7 +29,7 @@ class Disk:
         )
         processes = SimpleNamespace(is_main=True, size=1, agreed=lambda call: call())
         saver = Saver(self.folder, Retention(), before=self.check)
-        self.snapshots = Snapshots(state, {}, processes, saver, self.journal)
+        self.snapshots = Snapshots(state, {}, processes, saver, self.journal, Timing(lead=lead))
 
     def check(self) -> None:
         if self.full:
@@ -100,3 +101,16 @@ def test_a_save_is_due_when_the_time_is_over(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("distrib.learning.snapshots.time.perf_counter", lambda: now + 31)
     assert disk.snapshots.due
     disk.journal.close()
+
+
+def test_a_signal_that_would_come_too_late_to_save_is_told_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short, long = Disk(tmp_path / "short", lead=2.0), Disk(tmp_path / "long", lead=300.0)
+    for disk in (short, long):
+        disk.save(1)
+        disk.save(2)
+        disk.journal.close()
+    told = capsys.readouterr().err
+    assert told.count("WARNING: to stop takes this run 5 s, but its job says so only 2 s before it ends") == 1
+    assert told.count("sbatch --signal=USR2@1") == told.count("WARNING") == 1

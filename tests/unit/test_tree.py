@@ -7,7 +7,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from torch import Tensor
 
-from distrib.learning.tree import Lane, TreeSum, halves
+from distrib.learning.tree import PIECE, Lane, TreeSum, checksum, halves
 
 CPU = torch.device("cpu")
 
@@ -106,6 +106,29 @@ def test_means_lie_in_memory_as_what_they_are_of() -> None:
     assert all(mean.untyped_storage().data_ptr() == first.untyped_storage().data_ptr() for mean in total.total)
 
 
+CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
+    "last bit": lambda x: torch.cat([x[:-1], torch.nextafter(x[-1:], torch.tensor(torch.inf))]),
+    "one sign": lambda x: torch.cat([-x[:1], x[1:]]),
+    "all signs": torch.neg,
+    "all times 4": lambda x: 4 * x,
+    "one times 16": lambda x: torch.cat([16 * x[:1], x[1:]]),
+    "reversed": lambda x: x.flip(0),
+    "neighbours exchanged": lambda x: torch.cat([x[1:2], x[:1], x[2:]]),
+    "pieces exchanged": lambda x: torch.cat([x[PIECE : 2 * PIECE], x[:PIECE], x[2 * PIECE :]]),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_checksum_shows_a_change_of_bits_or_of_order(change: Callable[[Tensor], Tensor]) -> None:
+    values = torch.randn(2 * PIECE + 1000, generator=torch.Generator().manual_seed(0))
+    before = checksum([values, values[:7]])
+    assert before.dtype == torch.int64
+    assert 0 <= int(before) == int(before.float()) < 2**24
+    assert checksum([values.clone(), values[:7]]) == before
+    assert checksum([change(values), values[:7]]) != before
+    assert checksum([values[:7], values]) != before
+
+
 def test_a_lane_calls_in_order_and_gives_back_what_is_raised() -> None:
     seen: list[int] = []
 
@@ -124,6 +147,9 @@ def test_a_lane_calls_in_order_and_gives_back_what_is_raised() -> None:
     lane.submit(call(100))
     with pytest.raises(RuntimeError, match="a process is lost"):
         lane.wait()
-    lane.wait()
+    lane.submit(call(101))
+    with pytest.raises(RuntimeError, match="a process is lost"):
+        lane.wait()
+    assert seen == list(range(100))  # what they send would meet what others wait for
     lane.close()
     assert not lane._thread.is_alive()

@@ -196,7 +196,11 @@ def test_impossible_arguments_exit_2(words):
 
 @pytest.mark.parametrize("claim", ["restart", "exact", "order"])
 def test_a_flag_that_nobody_knows_exits_2_with_what_training_says(claim, capsys, tmp_path):
-    assert main([claim, "--kils", "3", "--dir", str(tmp_path / "runs")]) == 2
+    try:
+        code = main([claim, "--kils", "3", "--dir", str(tmp_path / "runs")])
+    except SystemExit as ended:
+        code = ended.code
+    assert code == 2
     assert "--kils" in capsys.readouterr().err
 
 
