@@ -5,16 +5,21 @@ BIN := .venv/bin
 # Files of tests beside one another; four at most, as a test may start four processes of its own.
 SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist loadfile
 
-.PHONY: run test test-slow check clean
+.PHONY: run test test-slow slurm-test check clean
 
 run: .venv/ready
 	$(BIN)/python distrib/train.py --config configs/quickstart.yaml
 
 test: .venv/ready
-	$(BIN)/python -m pytest -m "not slow" $(SIDE_BY_SIDE)
+	$(BIN)/python -m pytest -m "not slow and not slurm" $(SIDE_BY_SIDE)
 
 test-slow: .venv/ready
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not slurm"
+
+# On a real Slurm, in this machine: the tests start slurm/local_cluster and stop it.
+slurm-test: .venv/ready
+	slurm/local_cluster install
+	$(BIN)/python -m pytest -m slurm
 
 check: .venv/ready
 	$(BIN)/ruff check .

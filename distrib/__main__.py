@@ -13,6 +13,7 @@ from distrib.settings import nearest
 USAGE = """usage: distrib VERB [ARGUMENTS]
 
   train        train an image classifier (the same as python distrib/train.py)
+  sweep        train every run of a grid: as a Slurm job array, or one after the other
   doctor       look at this machine, and at what the flags of train ask of it, without training
   evaluate     score a run on its test images
   predict      name the classes of image files
@@ -23,7 +24,7 @@ USAGE = """usage: distrib VERB [ARGUMENTS]
 
 `distrib VERB --help` tells more of each."""
 
-VERBS = ("train", "doctor", "evaluate", "predict", "checkpoints", "verify", "diff", "models")
+VERBS = ("train", "sweep", "doctor", "evaluate", "predict", "checkpoints", "verify", "diff", "models")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,6 +46,7 @@ def _run(verb: str, arguments: list[str]) -> int:
     # Imported one by one: each verb's imports are seconds that the others should not pay.
     module = {
         "train": "distrib.train",
+        "sweep": "distrib.insight.sweep",
         "doctor": "distrib.insight.doctor",
         "checkpoints": "distrib.insight.checkpoint_table",
         "verify": "distrib.insight.verification",

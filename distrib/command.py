@@ -125,6 +125,15 @@ def _parse_flags(arguments: list[str], prog: str, recipe: Settings) -> Request:
 
 def _flags(path: Path) -> list[str]:
     """The recipe at ``path`` as command-line flags."""
+    return flags_of(path, read_yaml(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """What a YAML file of ``key: value`` lines says; every scalar is text, or None for nothing.
+
+    Raises:
+        SettingsError: it cannot be read, or is something else.
+    """
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Recipe)  # noqa: S506 - a BaseLoader makes text only
     except OSError as error:
@@ -136,10 +145,19 @@ def _flags(path: Path) -> list[str]:
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         raise SettingsError(f"the recipe {path} is not YAML: {error}") from None
     if content in (None, ""):
-        return []
+        return {}
     if not isinstance(content, dict):
         raise SettingsError(f"the recipe {path} is not a list of `key: value` lines")
-    return [flag for key, value in content.items() for flag in _flag(path, str(key), value)]
+    return content
+
+
+def flags_of(path: Path, settings: dict[str, Any]) -> list[str]:
+    """Settings as command-line flags; ``path`` is where they stand.
+
+    Raises:
+        SettingsError: there is no such setting, or it does not take such a value.
+    """
+    return [flag for key, value in settings.items() for flag in _flag(path, str(key), value)]
 
 
 def _flag(path: Path, key: str, value: Any) -> list[str]:

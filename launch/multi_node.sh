@@ -28,6 +28,19 @@ fi
 gpus=$(count_gpus)
 processes="${PROCESSES_PER_NODE:-$((gpus ? gpus : 1))}"
 share_cores "$processes"
-run torchrun --nnodes "$NODES" --nproc-per-node "$processes" \
-  --rdzv-backend c10d --rdzv-endpoint "$MASTER_ADDR:${MASTER_PORT:-29400}" --rdzv-id "${RUN_ID:-distrib}" \
-  distrib/train.py "$@"
+# As what the others know this machine, and what makes it the one where all meet. torchrun would ask its name for both,
+# and on many a machine that stands for 127.0.1.1; the way to the meeting place knows better.
+port="${MASTER_PORT:-29400}"
+found=$(python -c '
+import socket, sys
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+    probe.connect((sys.argv[1], int(sys.argv[2])))
+    mine, master = probe.getsockname()[0], probe.getpeername()[0]
+if master.startswith("127."):  # torchrun knows that it is meant
+    print(sys.argv[1])
+else:
+    print(mine, "--rdzv-conf", f"is_host={mine == master}".lower())' "$MASTER_ADDR" "$port") ||
+  refuse "MASTER_ADDR=$MASTER_ADDR, MASTER_PORT=$port: there is no way there"
+read -r -a found <<<"$found"
+run torchrun --nnodes "$NODES" --nproc-per-node "$processes" --rdzv-backend c10d --rdzv-id "${RUN_ID:-distrib}" \
+  --rdzv-endpoint "$MASTER_ADDR:$port" --local-addr "${found[@]}" distrib/train.py "$@"

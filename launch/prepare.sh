@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # What the scripts beside this one begin with. They source it: it is no command of its own.
 
+script=$(cd "$(dirname "$0")" && pwd)/$(basename "$0")
 # The repository's root, wherever the script was called from: relative paths among the flags start there.
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 if [[ -d .venv/bin ]]; then
@@ -24,7 +25,7 @@ refuse() {
 # Asked for help anywhere, a script shows its own comment and then the flags.
 for argument in "$@"; do
   if [[ $argument == -h || $argument == --help ]]; then
-    sed -n '2,/^$/s/^# \{0,1\}//p' "launch/$(basename "$0")"
+    sed -n '2,/^$/s/^# \{0,1\}//p' "$script"
     echo
     exec python distrib/train.py --help
   fi

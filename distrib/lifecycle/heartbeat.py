@@ -57,6 +57,8 @@ class Beat:
     """When this was written, in seconds since 1970."""
     left: int | None = None
     """Exit code, once it has ended."""
+    cut: bool = False
+    """Whether, when it last looked, it did not reach the machine of rank 0."""
 
     @property
     def position(self) -> tuple[int, int]:
@@ -115,13 +117,12 @@ class Heartbeats:
         """A rank's file."""
         return self.folder / f"rank-{rank}.{suffix}"
 
-    def write(self, pulse: Pulse, *, left: int | None = None) -> None:
+    def write(self, pulse: Pulse, *, left: int | None = None, cut: bool = False) -> None:
         """Write this rank's."""
         self._count += 1
         seconds = round(time.monotonic() - pulse.since, 1)
-        beat = Beat(
-            self.rank, self.me.host, self.me.pid, self._count, pulse.phase, pulse.update, seconds, time.time(), left
-        )
+        where = (self._count, pulse.phase, pulse.update, seconds, time.time())
+        beat = Beat(self.rank, self.me.host, self.me.pid, *where, left, cut)
         content = json.dumps(asdict(beat)).encode().ljust(SIZE - 1) + b"\n"
         # Opened each time: on a network file system others see it once it is closed.
         descriptor = os.open(self.path(self.rank), os.O_WRONLY | os.O_CREAT, 0o644)
@@ -134,13 +135,14 @@ class Heartbeats:
         """The last of each rank, by rank; without those that cannot be read, or are of an earlier process."""
         beats = {}
         for peer in self.peers:
-            beat = _beat(self.path(peer.rank))
+            beat = read_beat(self.path(peer.rank))
             if beat is not None and (beat.host, beat.pid) == (peer.host, peer.pid):
                 beats[peer.rank] = beat
         return beats
 
 
-def _beat(path: Path) -> Beat | None:
+def read_beat(path: Path) -> Beat | None:
+    """What a rank's file says; None if it cannot be read."""
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         beat = Beat(**content)
@@ -148,4 +150,4 @@ def _beat(path: Path) -> Beat | None:
         return None
     numbers = (beat.rank, beat.pid, beat.beat, beat.update, beat.seconds, beat.time)
     sound = beat.phase in PHASES and all(isinstance(number, int | float) for number in numbers)
-    return beat if sound and isinstance(beat.left, int | None) else None
+    return beat if sound and isinstance(beat.left, int | None) and isinstance(beat.cut, bool) else None

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, gather_object
 
 from distrib.images.decoding import ImageError
+from distrib.lifecycle import launch
 from distrib.lifecycle.ending import Ending, Failed, Finished
 from distrib.settings import Compute, Precision, SettingsError
 
@@ -126,7 +127,9 @@ def start(settings: Compute) -> Processes:
     """
     device = choose_device(settings.device, os.environ)
     precision = choose_precision(settings.precision, device, os.environ)
-    check_launch(os.environ)
+    os.environ.update(launch.ranks(os.environ))
+    if device == "cpu" and (name := launch.interface(os.environ)):
+        os.environ["GLOO_SOCKET_IFNAME"] = name
     choose_kernels(settings, device)
     os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "2000")  # NCCL remembers its last collectives, to explain a hang
     ddp = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
@@ -196,21 +199,6 @@ def fast_at_bf16(device: str) -> bool:
     return False
 
 
-def check_launch(environment: Mapping[str, str]) -> None:
-    """Refuse several Slurm tasks that no launcher has joined.
-
-    Raises:
-        SettingsError: says how to start them.
-    """
-    tasks = environment.get("SLURM_NTASKS", "1")
-    step = "SLURM_STEP_ID" in environment  # an allocation alone (salloc, sbatch) starts no tasks
-    if step and tasks not in ("", "1") and "WORLD_SIZE" not in environment and "RANK" not in environment:
-        raise SettingsError(
-            f"Slurm started {tasks} tasks, but nothing tells each one its rank: start one task a node and let torchrun "
-            "start the processes (launch/multi_node.sh)"
-        )
-
-
 def check_world(environment: Mapping[str, str], processes: int) -> None:
     """Refuse processes that were started together but would each train alone, writing the same files.
 
@@ -221,7 +209,7 @@ def check_world(environment: Mapping[str, str], processes: int) -> None:
     if wanted > 1 and processes == 1:
         raise SettingsError(
             f"{wanted} processes were started (WORLD_SIZE), but this one sees no other: each would train alone. Start "
-            "them with torchrun or `accelerate launch`; on CPUs with launch/cpu.sh N"
+            "them with torchrun, srun or `accelerate launch`; on CPUs with launch/cpu.sh N"
         )
     if wanted != processes:
         raise SettingsError(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from distrib.lifecycle import launch
 from distrib.lifecycle.ending import FAILED, Ending, say
 from distrib.lifecycle.heartbeat import Beat, Heartbeats, Pulse
 from distrib.lifecycle.processes import Processes
@@ -37,7 +38,7 @@ class Watchdog(threading.Thread):
         self._heartbeats, self._timeout = heartbeats, timeout
         self._interval = min(max(timeout / 20, 0.5), 5.0)
         self._closing, self._speaking = threading.Event(), threading.Lock()
-        self._awake = time.monotonic()
+        self._awake, self._cut = time.monotonic(), False
 
     def close(self, ending: Ending) -> None:
         """Stop watching, and leave word with which exit code this process ends."""
@@ -84,7 +85,7 @@ class Watchdog(threading.Thread):
 
     def _write(self, *, left: int | None = None) -> None:
         with contextlib.suppress(OSError):  # a folder that cannot be written now is no reason to end a run
-            self._heartbeats.write(self.pulse, left=left)
+            self._heartbeats.write(self.pulse, left=left, cut=self._cut)
 
     def _leave(self, explain: Callable[[], str]) -> None:
         """Say why, and end the process, whatever its main thread is waiting for."""
@@ -124,6 +125,7 @@ class Watchdog(threading.Thread):
     def _explain(self) -> str:
         """Look where everybody is; the report, if it is this rank's to give."""
         self._dump()
+        self._cut = not launch.reaches_main(os.environ)
         before = self._heartbeats.read()
         self._live_on()  # meanwhile every living process writes again
         beats = self._heartbeats.read()
@@ -181,7 +183,8 @@ def explanation(beats: dict[int, Beat], silent: set[int], size: int) -> str:
     """Which ranks the others wait for, and where those are."""
     seen = {rank: beat for rank, beat in beats.items() if rank not in silent}
     furthest = max((beat.position for beat in seen.values()), default=(0, 0))
-    behind = sorted(silent) or [rank for rank, beat in seen.items() if beat.position < furthest]
+    cut = [rank for rank, beat in seen.items() if beat.cut]
+    behind = sorted(silent) or cut or [rank for rank, beat in seen.items() if beat.position < furthest]
     told = [_silence(rank, beats.get(rank)) if rank in silent else _stay(rank, seen[rank]) for rank in behind]
     rest = [beat for rank, beat in seen.items() if rank not in behind]
     if rest:
@@ -192,7 +195,8 @@ def explanation(beats: dict[int, Beat], silent: set[int], size: int) -> str:
 
 
 def _stay(rank: int, beat: Beat) -> str:
-    return f"rank {rank} on {beat.host} in {_where(beat)} for {beat.seconds:.0f} s"
+    cut = " does not reach rank 0, the network between their machines is down," if beat.cut else ""
+    return f"rank {rank} on {beat.host}{cut} in {_where(beat)} for {beat.seconds:.0f} s"
 
 
 def _silence(rank: int, beat: Beat | None) -> str:

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from distrib.lifecycle import processes
-from distrib.lifecycle.processes import check_launch, check_world, choose_device, choose_precision
+from distrib.lifecycle.processes import check_world, choose_device, choose_precision
 from distrib.settings import SettingsError
 
 
@@ -99,22 +99,3 @@ def test_a_world_that_is_whole_is_taken(environment: dict[str, str], count: int)
 def test_a_world_in_parts_is_refused(environment: dict[str, str], count: int, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         check_world(environment, count)
-
-
-@pytest.mark.parametrize(
-    "environment",
-    [
-        {},
-        {"SLURM_NTASKS": "4"},
-        {"SLURM_NTASKS": "1", "SLURM_STEP_ID": "0"},
-        {"SLURM_STEP_ID": "0"},
-        {"SLURM_NTASKS": "4", "SLURM_STEP_ID": "0", "RANK": "0", "WORLD_SIZE": "4"},
-    ],
-)
-def test_a_launch_that_knows_its_ranks_is_taken(environment: dict[str, str]) -> None:
-    check_launch(environment)
-
-
-def test_slurm_tasks_that_nobody_joined_are_refused() -> None:
-    with pytest.raises(SettingsError, match=r"4 tasks.*launch/multi_node\.sh"):
-        check_launch({"SLURM_NTASKS": "4", "SLURM_STEP_ID": "0"})
