@@ -1,6 +1,6 @@
 """Several machines without Slurm: launch/multi_node.sh, on one host and between hosts of their own names and addresses.
 
-The hosts are network namespaces with a cable (a veth pair) between them.
+The hosts are network namespaces with a cable (a veth pair) between them, which can be pulled.
 """
 
 import os
@@ -9,11 +9,23 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 from contextlib import suppress
 
 import pytest
 
-from tests.launching import ROOT, TIMEOUT, environment, hashes, journal, train
+from tests.launching import (
+    ROOT,
+    TIMEOUT,
+    environment,
+    follow,
+    hashes,
+    journal,
+    pids,
+    train,
+    updates,
+    wait_until_gone,
+)
 
 SCRIPT = "launch/multi_node.sh"
 FLAGS = ("--config", "configs/quickstart.yaml", "--model", "resnet18", "--width", "8", "--wandb", "off")
@@ -40,6 +52,12 @@ class Hosts:
             self.ip("-n", space, "addr", "add", f"{NODES[name]}/24", "dev", "cable")
             for device in ("lo", "cable"):
                 self.ip("-n", space, "link", "set", device, "up")
+
+    def pull(self):
+        self.ip("-n", self.spaces["node-b"], "link", "set", "cable", "down")
+
+    def plug(self):
+        self.ip("-n", self.spaces["node-b"], "link", "set", "cable", "up")
 
     def start(self, name, *flags):
         """Start the script on a host that bears its own name."""
@@ -113,7 +131,37 @@ def test_two_agents_on_one_host_form_one_world(tmp_path, undisturbed):
     assert hashes(tmp_path / "nodes") == undisturbed
 
 
-def test_two_hosts_train_as_one_world(tmp_path, undisturbed, hosts):
-    ended(hosts.start_both(*FLAGS, "--out", tmp_path), [0, 0])
+def test_two_hosts_train_as_one_world_and_outlive_ten_seconds_without_a_cable(tmp_path, undisturbed, hosts):
+    agents = hosts.start_both(*FLAGS, "--out", tmp_path)
+    follow(agents[0], tmp_path / "nodes", lambda record: record.get("update", 0) >= 20)
+    hosts.pull()
+    time.sleep(10)  # not to wait for something: this is what happens
+    assert len(updates(tmp_path / "nodes")) < 132
+    assert all(process.poll() is None for process in agents)
+    hosts.plug()
+    ended(agents, [0, 0])
+    assert [record["update"] for record in updates(tmp_path / "nodes")] == list(range(1, 133))
     assert hosts_of(tmp_path / "nodes") == set(NODES)
+    assert hashes(tmp_path / "nodes") == undisturbed
+
+
+@pytest.mark.slow
+def test_a_host_that_is_lost_for_good_is_named_and_the_run_goes_on_when_it_is_back(tmp_path, undisturbed, hosts):
+    flags = (*FLAGS, "--hang-timeout", 10, "--out", tmp_path)
+    agents = hosts.start_both(*flags)
+    follow(agents[0], tmp_path / "nodes", lambda record: record.get("update", 0) >= 20)
+    ranks = pids(tmp_path / "nodes")
+    places = {path.name: journal_host(path) for path in (tmp_path / "nodes" / "heartbeats").glob("rank-*.json")}
+    assert set(ranks) == {0, 1}
+    hosts.pull()
+    wait_until_gone(ranks.values(), seconds=120)
+    # torchrun on a host that is cut off takes minutes to give up, and heeds no other signal meanwhile.
+    for process in agents:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    told = "".join(process.communicate(timeout=TIMEOUT)[0] for process in agents)
+    lost = places["rank-1.json"]
+    assert told.count(f"error: the run hangs: rank 1 on {lost} does not reach rank 0") == 1, told
+    hosts.plug()
+    ended(hosts.start_both(*flags), [0, 0])
     assert hashes(tmp_path / "nodes") == undisturbed
