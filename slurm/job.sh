@@ -105,7 +105,7 @@ train() {
     exit "$code"
   fi
   if [[ -n $over ]]; then
-    echo "The job was ended from outside, and is not put back. The run goes on with: --name ${run##*/}"
+    echo "The job was ended from outside: unless Slurm puts it back, the run goes on with --name ${run##*/}"
     exit "$code"
   fi
   tried=$run/fruitless-starts
