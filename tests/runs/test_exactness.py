@@ -50,8 +50,7 @@ def test_any_number_of_processes_and_changes_of_it_give_the_same_bits(tmp_path):
 @pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("precision", ["bf16", "fp32"])
-@pytest.mark.parametrize("model", ["resnet9", "resnet18"])
+@pytest.mark.parametrize(("model", "precision"), [("resnet9", "bf16"), ("resnet18", "fp32")])  # minutes each
 def test_real_networks_on_real_images_have_one_hash_on_1_to_8_processes(tmp_path, model, precision):
     flags = f"--model {model} --width None --image-size 32 --train-images 160 --test-images 100 --batch-size 16".split()
     flags += ["--precision", precision, "--label-smoothing", "0.1", "--flip", "random", "--data", f"hf:{real_images()}"]
