@@ -14,7 +14,7 @@ test: .venv/ready
 	$(BIN)/python -m pytest -m "not slow and not slurm" $(SIDE_BY_SIDE)
 
 test-slow: .venv/ready
-	$(BIN)/python -m pytest -m "slow and not slurm"
+	$(BIN)/python -m pytest -m "slow and not slurm" $(SIDE_BY_SIDE)
 
 # On a real Slurm, in this machine: the tests start slurm/local_cluster and stop it.
 slurm-test: .venv/ready

@@ -142,7 +142,8 @@ def test_damaged_images_are_used_or_refused(kind: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(1, 5))
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", range(1, 3))
 @pytest.mark.parametrize("kind", KINDS)
 def test_many_damaged_images_are_used_or_refused(kind: str, seed: int) -> None:
     endure(kind, seed=seed, count=20_000)
@@ -211,6 +212,7 @@ def test_damaged_tables_are_used_or_refused(parquet: bytes, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.usefixtures("cache")
 def test_many_damaged_tables_are_used_or_refused(parquet: bytes, tmp_path: Path) -> None:
     endure_tables(parquet, tmp_path, seed=1, count=3000)

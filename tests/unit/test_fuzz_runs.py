@@ -460,8 +460,9 @@ def test_damaged_checkpoints_are_never_used(whole: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_many_damaged_checkpoints_are_never_used(whole: Path, tmp_path: Path) -> None:
-    endure_checkpoints(whole, tmp_path, seed=1, count=20_000)
+    endure_checkpoints(whole, tmp_path, seed=1, count=10_000)
 
 
 def test_a_disk_that_does_not_answer_costs_no_checkpoint(
@@ -554,9 +555,10 @@ def test_edited_states_are_refused_by_the_name_of_their_file(whole: Path, tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.usefixtures("quick_recipes")
 def test_many_edited_states_are_refused_by_the_name_of_their_file(whole: Path, tmp_path: Path) -> None:
-    endure_edited_states(whole, tmp_path, seed=1, count=20_000)
+    endure_edited_states(whole, tmp_path, seed=1, count=10_000)
 
 
 def set_in(path: tuple[Any, ...], value: Any) -> Callable[[dict[str, Any]], None]:
@@ -770,8 +772,9 @@ def test_damaged_weights_are_used_only_if_they_fit(whole: Path, tmp_path: Path) 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_many_damaged_weights_are_used_only_if_they_fit(whole: Path, tmp_path: Path) -> None:
-    endure_first_weights(whole, tmp_path, seed=1, count=40_000)
+    endure_first_weights(whole, tmp_path, seed=1, count=15_000)
 
 
 def test_a_header_that_promises_more_than_there_is_takes_no_memory(tmp_path: Path) -> None:
@@ -902,8 +905,9 @@ def test_what_is_no_record_is_named_and_dropped(tmp_path: Path, line: str) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_many_damaged_journals_keep_every_line_that_is_whole(whole: Path, tmp_path: Path) -> None:
-    endure_journals(whole, tmp_path, seed=1, count=50_000)
+    endure_journals(whole, tmp_path, seed=1, count=20_000)
 
 
 # Recipes
@@ -977,8 +981,9 @@ def test_damaged_recipes_are_read_or_refused_by_their_name(whole: Path, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_many_damaged_recipes_are_read_or_refused_by_their_name(whole: Path, tmp_path: Path) -> None:
-    endure_recipes(whole, tmp_path, seed=1, count=6000, parsed=2000)
+    endure_recipes(whole, tmp_path, seed=1, count=3000, parsed=1000)
 
 
 def test_odd_recipes_are_read_or_refused_by_their_name(tmp_path: Path) -> None:
@@ -1211,9 +1216,10 @@ def test_a_damaged_run_goes_on_or_is_refused_by_its_name(whole: Path, tmp_path: 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.usefixtures("quick_recipes")
 def test_many_damaged_runs_go_on_or_are_refused_by_their_names(whole: Path, tmp_path: Path) -> None:
-    endure_runs(whole, tmp_path, seed=1, count=8000)
+    endure_runs(whole, tmp_path, seed=1, count=4000)
 
 
 def test_a_run_that_has_lost_its_settings_does_not_go_on_with_others(whole: Path, tmp_path: Path) -> None:
