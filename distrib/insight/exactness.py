@@ -17,6 +17,7 @@ from pathlib import Path
 from distrib.insight.launches import GLANCE, Launch, Unproven, excerpt
 from distrib.insight.sameness import begins, first_other_number, first_other_tensor, numbers, recorded
 from distrib.insight.trials import (
+    SHOWN,
     TRAIN,
     check_shares,
     check_worlds,
@@ -32,7 +33,6 @@ from distrib.lifecycle.checkpoints import Checkpoint, Tensors
 from distrib.lifecycle.folder import RunFolder
 from distrib.settings import SettingsError, require
 
-SHOWN = 12  # hexadecimal digits of a SHA-256
 LIMIT = 3600.0  # seconds that a run may take
 
 

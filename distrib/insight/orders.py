@@ -15,6 +15,7 @@ from pathlib import Path
 from distrib.insight.launches import Launch, Unproven, excerpt
 from distrib.insight.trials import (
     EPOCHS,
+    SHOWN,
     VERBS,
     check_shares,
     check_worlds,
@@ -26,8 +27,6 @@ from distrib.insight.trials import (
     workplace,
 )
 from distrib.settings import SettingsError, require
-
-SHOWN = 12  # hexadecimal digits of a SHA-256
 
 Seen = list[tuple[int, int, str]]
 """(update, index of the image, SHA-256 of its pixels and label), in the order of shares."""

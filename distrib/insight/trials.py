@@ -18,6 +18,7 @@ from distrib.settings import require
 HOUSE = Path(__file__).resolve().parents[1]
 TRAIN, VERBS = HOUSE / "train.py", HOUSE / "__main__.py"
 EPOCHS, BATCH, SAVE_EVERY = 3, 96, 4
+SHOWN = 12  # hexadecimal digits of a SHA-256
 SMALL = ["--data=synthetic", "--image-size=16", "--test-images=192", "--model=simplecnn", "--width=8", "--lr=0.05"]
 # Micro-batches so small that each of many processes still accumulates.
 SMALL += [f"--epochs={EPOCHS}", f"--batch-size={BATCH}", "--micro-batch=5", "--clip-norm=1", "--ema-decay=0.99"]

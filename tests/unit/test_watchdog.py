@@ -65,6 +65,13 @@ def test_one_that_gives_no_sign_of_life_is_told() -> None:
     assert "the others wait in update 812 for 100 s" in text
 
 
+def test_one_that_does_not_reach_rank_0_is_told() -> None:
+    beats = {rank: dataclasses.replace(beat(rank, "update", 812), cut=rank == 1) for rank in range(3)}
+    text = explanation(beats, set(), 3)
+    assert "the run hangs: rank 1 on node1 does not reach rank 0, the network between their machines is down," in text
+    assert "the others wait in update 812 for 100 s" in text
+
+
 def test_one_that_never_wrote_is_told() -> None:
     assert "rank 1 gives no sign of life (stopped" in explanation({0: beat(0, "update", 1)}, {1}, 2)
 
