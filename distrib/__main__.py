@@ -3,11 +3,13 @@
 import importlib
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 if not __package__:  # run as a script, as launchers do: see train.py
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from distrib import __version__
+from distrib.lifecycle.leaving import leave
 from distrib.settings import nearest
 
 USAGE = """usage: distrib VERB [ARGUMENTS]
@@ -59,5 +61,10 @@ def _run(verb: str, arguments: list[str]) -> int:
     return code
 
 
+def end_with_main() -> NoReturn:
+    """Be the whole process: what `distrib` and `python -m distrib` call."""
+    leave(main)
+
+
 if __name__ == "__main__":
-    raise SystemExit(main())
+    end_with_main()

@@ -10,6 +10,7 @@ if not __package__:  # run as a script: Python puts this folder first, where our
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from distrib import command
+from distrib.lifecycle.leaving import leave
 from distrib.lifecycle.stopping import StopRequest
 
 
@@ -38,4 +39,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    leave(main)

@@ -112,8 +112,7 @@ class Processes:
         """End the process group, unless this process leaves alone: the others may wait in it for what never comes."""
         if not ending.together:
             return
-        # gloo's threads need Python to let go of the tensors of the last collective. If the interpreter were leaving
-        # by then, they would abort the process: the barrier waits until they have.
+        # The first process to leave may take down what the others still use, such as the store of rank 0.
         with contextlib.suppress(RuntimeError):  # somebody was lost on the way, and this one has done all it had to
             self.accelerator.wait_for_everyone()
             self.accelerator.end_training()
