@@ -84,40 +84,55 @@ nodes_answer() {
   timeout 60 srun --overlap --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 true
 }
 
+say() {
+  echo "$(date '+%F %T') job $job$*"
+}
+
+# wants_more: whether the run is to go on: it was stopped, or it is not its fault that it has ended.
+wants_more() {
+  case $code in
+  "$STOPPED" | "$TOO_SOON") return 0 ;;
+  0 | 2 | 3) return 1 ;; # finished; bad settings; diverged
+  esac
+  if [[ $over ]] || nodes_answer; then
+    return 1
+  fi
+  echo "A node of the job is lost: the run goes on with others."
+}
+
+# refuse_to_circle RUN CHECKPOINT: end the job if the run has come no further than CHECKPOINT, and did not before.
+refuse_to_circle() {
+  local tried=$1/fruitless-starts
+  if [[ $(newest_checkpoint "$1") != "$2" ]]; then
+    rm -f "$tried"
+    return
+  fi
+  mkdir -p "$1" && echo >>"$tried"
+  if (($(wc -l <"$tried") >= FRUITLESS)); then
+    rm -f "$tried"
+    refuse "$FRUITLESS starts in a row brought no new checkpoint: give the job more time, or a longer --signal lead"
+  fi
+}
+
 # train FLAGS: train, or go on with the run of that name; put the job back into the queue if there is more to do.
 train() {
-  local settings run before tried
+  local settings run before
   settings=$(describe "$@")
   run=$(sed -n 's/^out: //p' <<<"$settings")/$(sed -n 's/^name: //p' <<<"$settings")
   before=$(newest_checkpoint "$run")
   count_processes
-  echo "$(date '+%F %T') job $job, start $((${SLURM_RESTART_COUNT:-0} + 1)): $processes processes on" \
-    "$SLURM_JOB_NODELIST, run $run${before:+ from ${before##*/}}"
+  say ", start $((${SLURM_RESTART_COUNT:-0} + 1)): $processes processes on $SLURM_JOB_NODELIST," \
+    "run $run${before:+ from ${before##*/}}"
   step "$@"
-  echo "$(date '+%F %T') job $job: the run ended with exit code $code"
-  if ((code == TOO_SOON)); then
-    code=$STOPPED
-  elif ((code == 1 || code > 3 && code != STOPPED)) && [[ -z $over ]] && ! nodes_answer; then
-    echo "A node of the job is lost: the run goes on with others."
-    code=$STOPPED
-  fi
-  if ((code != STOPPED)); then
+  say ": the run ended with exit code $code"
+  if ! wants_more; then
     exit "$code"
   fi
-  if [[ -n $over ]]; then
+  if [[ $over ]]; then
     echo "The job was ended from outside: unless Slurm puts it back, the run goes on with --name ${run##*/}"
-    exit "$code"
-  fi
-  tried=$run/fruitless-starts
-  if [[ $(newest_checkpoint "$run") != "$before" ]]; then
-    rm -f "$tried"
   else
-    mkdir -p "$run" && echo >>"$tried"
-    if (($(wc -l <"$tried") >= FRUITLESS)); then
-      rm -f "$tried"
-      refuse "$FRUITLESS starts in a row brought no new checkpoint: give the job more time, or a longer --signal lead"
-    fi
+    refuse_to_circle "$run" "$before"
+    scontrol requeue "$job" || refuse "Slurm does not put this job back. The run goes on with: --name ${run##*/}"
   fi
-  scontrol requeue "$job" || refuse "Slurm does not put this job back. The run goes on with: --name ${run##*/}"
-  exit "$code"
+  exit "$STOPPED"
 }

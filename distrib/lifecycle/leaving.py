@@ -13,8 +13,8 @@ def leave(main: Callable[[], int]) -> NoReturn:
 
     A thread of gloo lets go of a collective's tensors a moment after the collective is done, and needs the interpreter
     for it. If that is being taken apart by then, CPython (before 3.14) ends the thread, C++ takes this for an uncaught
-    exception, and a run that has finished is aborted (SIGABRT). So one process of several ends as soon as all that asked
-    to be called at exit has been, which is before that.
+    exception, and a run that has finished is aborted (SIGABRT). So one process of several ends as soon as all that
+    asked to be called at exit has been, which is before that.
     """
     known: list[int] = []
     atexit.register(_end_at_once, known)  # the first to be registered is the last to be called

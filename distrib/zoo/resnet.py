@@ -11,6 +11,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distrib.settings import require
+
 Shortcut = Literal["projection", "padding", "none"]
 
 STAGES: dict[int, tuple[int, ...]] = {
@@ -21,6 +23,9 @@ STAGES: dict[int, tuple[int, ...]] = {
     152: (3, 8, 36, 3),
 }
 """Blocks of each stage, by depth."""
+
+NARROWEST = 8
+"""Channels that a shortcut's convolution takes at least."""
 
 
 def _conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
@@ -180,8 +185,17 @@ def resnet(
     stem: Literal["cifar", "imagenet"] = "cifar",
     shortcuts: bool = True,
 ) -> ResNet:
-    """Build a four-stage network of depth 18, 34 (basic blocks), 50, 101 or 152 (bottlenecks)."""
+    """Build a four-stage network of depth 18, 34 (basic blocks), 50, 101 or 152 (bottlenecks).
+
+    Raises:
+        SettingsError: its shortcuts would be too narrow.
+    """
     block = BasicBlock if depth < 50 else Bottleneck
+    # oneDNN's backward pass of a 1x1 convolution with a stride, channels last, writes beyond its memory if there are
+    # fewer channels than a register of AVX2 holds: https://github.com/uxlfoundation/oneDNN/issues/6035.
+    narrow = shortcuts and width * block.expansion < NARROWEST
+    least = NARROWEST // block.expansion
+    require(not narrow, f"--width of a ResNet-{depth} is at least {least}: with fewer channels CPUs may crash")
     shortcut: Shortcut = "projection" if shortcuts else "none"
     return ResNet(block, STAGES[depth], classes=classes, width=width, stem=stem, shortcut=shortcut)
 

@@ -21,8 +21,10 @@ from tests.launching import (
     follow,
     hashes,
     journal,
+    pids,
     train,
     updates,
+    wait_until_gone,
 )
 
 SCRIPT = "launch/multi_node.sh"
@@ -141,3 +143,29 @@ def test_two_hosts_train_as_one_world_and_outlive_ten_seconds_without_a_cable(tm
     assert [record["update"] for record in updates(tmp_path / "nodes")] == list(range(1, 133))
     assert hosts_of(tmp_path / "nodes") == set(NODES)
     assert hashes(tmp_path / "nodes") == undisturbed
+
+
+@pytest.mark.slow
+def test_a_host_that_is_lost_for_good_is_named_and_the_run_goes_on_when_it_is_back(tmp_path, hosts):
+    # The cable is pulled in the second epoch, far from a save: each phase was passed once, and has no more excuses.
+    flags = (*FLAGS, "--batch-size", 16, "--epochs", 2, "--save-every", 1000, "--hang-timeout", 20)
+    train(*flags, "--out", tmp_path / "undisturbed", world=2)
+    agents = hosts.start_both(*flags, "--out", tmp_path)
+    follow(agents[0], tmp_path / "nodes", lambda record: record.get("update", 0) >= 95)
+    hosts.pull()
+    ranks = pids(tmp_path / "nodes")
+    places = {path.name: journal_host(path) for path in (tmp_path / "nodes" / "heartbeats").glob("rank-*.json")}
+    assert set(ranks) == {0, 1}
+    wait_until_gone(ranks.values(), seconds=180)
+    # torchrun on a host that is cut off takes minutes to give up, and heeds no other signal meanwhile.
+    for process in agents:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    told = "".join(process.communicate(timeout=TIMEOUT)[0] for process in agents)
+    assert told.count(f"error: the run hangs: rank 1 on {places['rank-1.json']} does not reach rank 0") == 1, told
+    hosts.plug()
+    ended(hosts.start_both(*flags, "--out", tmp_path), [0, 0])
+    resumed = next(record for record in journal(tmp_path / "nodes") if record.get("event") == "resume")
+    assert resumed["epoch"] == 1
+    assert [record["update"] for record in updates(tmp_path / "nodes")] == list(range(1, resumed["update"] * 2 + 1))
+    assert hashes(tmp_path / "nodes") == hashes(tmp_path / "undisturbed" / "nodes")

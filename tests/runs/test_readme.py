@@ -7,7 +7,7 @@ import pytest
 
 from tests.launching import ROOT, run
 
-SHORT = "--data digits --epochs 1 --width 4"
+SHORT = "--data digits --epochs 1 --width 8"
 # What is added to a command so that it ends soon; its exit code where it is not 0.
 COMMANDS = {
     "accelerate launch distrib/train.py --model resnet50": (SHORT, 0),

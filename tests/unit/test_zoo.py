@@ -125,6 +125,14 @@ def test_logits_are_the_classifier_of_the_features():
         torch.testing.assert_close(head(features), net(batch))
 
 
+@pytest.mark.parametrize(("name", "least"), [("resnet18", 8), ("resnet34", 8), ("resnet50", 2)])
+def test_a_resnet_is_not_so_narrow_that_its_shortcuts_crash(name, least):
+    assert outline(name, width=least).conv1.out_channels == least
+    assert outline(name.replace("resnet", "plain"), width=1).conv1.out_channels == 1
+    with pytest.raises(SettingsError, match=f"--width of a ResNet-{name[-2:]} is at least {least}"):
+        outline(name, width=least - 1)
+
+
 @pytest.mark.parametrize(("name", "width", "features"), [("resnet18", 16, 128), ("resnet50", 16, 512)])
 def test_width_of_a_resnet(name, width, features):
     net = outline(name, width=width)
