@@ -1,5 +1,6 @@
 """Where images come from: each ``--data`` value gives a data set, or a message that says what to do."""
 
+import importlib.util
 import os
 import urllib.request
 from collections.abc import Callable
@@ -102,11 +103,12 @@ def _halves(kind: Any, root: Path) -> list[Any]:
 
 def _digits() -> ImageData:
     """1,797 handwritten digits of 8x8 pixels that come with scikit-learn; every fifth image is for testing."""
-    from sklearn.datasets import load_digits  # noqa: PLC0415 - a second that other data should not pay
-
-    images, labels = load_digits(return_X_y=True)
-    gray = np.round(images.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
-    pixels, labels = np.repeat(gray, 3, axis=3), labels.astype(np.int64)
+    # Read from its file: to import scikit-learn takes seconds, in each process.
+    found = importlib.util.find_spec("sklearn")
+    assert found is not None and found.origin, "scikit-learn is one of our dependencies"
+    rows = np.loadtxt(Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+    gray = np.round(rows[:, :-1].reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
+    pixels, labels = np.repeat(gray, 3, axis=3), rows[:, -1].astype(np.int64)
     test = np.arange(len(labels)) % 5 == 4
     train = ArraySplit("digits/train", pixels[~test], labels[~test])
     held_out = ArraySplit("digits/test", pixels[test], labels[test])

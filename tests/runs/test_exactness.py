@@ -67,6 +67,7 @@ def test_real_networks_on_real_images_have_one_hash_on_1_to_8_processes(tmp_path
         assert f"\n{named}" in settings
 
 
+@pytest.mark.slow
 def test_fast_runs_are_found_to_differ(tmp_path):
     words = [*VERIFY, "exact", "--worlds", "1", "2", "--changes", "0", *SMALL, "--no-exact"]
     done = run(words, expect=1, TMPDIR=str(tmp_path))
@@ -99,6 +100,7 @@ def test_one_gradient_of_one_rank_that_is_off_by_one_bit_is_found_and_named(tmp_
     )
 
 
+@pytest.mark.slow
 def test_order_is_the_same_on_any_number_of_processes_and_another_augmentation_is_another(tmp_path):
     words = [*VERIFY, "order", "--worlds", "1", "2", "--updates", "4", "--dir", str(tmp_path)]
     done = run(words)

@@ -11,7 +11,7 @@ from contextlib import suppress
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 
-from tests.launching import ROOT, TIMEOUT, environment, follow, journal, run
+from tests.launching import ROOT, TIMEOUT, environment, follow, hashes, journal, pids, run
 
 LAUNCH = ROOT / "launch"
 COMMANDS = {
@@ -112,6 +112,34 @@ def test_a_signal_passes_through_the_script_and_the_run_is_saved(tmp_path):
     assert last["event"] == "stop"
     assert last["exit_code"] == 75
     assert (tmp_path / "quick" / "checkpoints" / f"update-{last['update']:09}").is_dir()
+
+
+@pytest.mark.slow
+def test_torchrun_starts_a_run_again_that_has_lost_a_process(tmp_path):
+    flags = ["--data", "synthetic", "--train-images", "1024", "--test-images", "64", "--model", "simplecnn"]
+    flags += ["--width", "8", "--epochs", "3", "--batch-size", "16", "--save-every", "10", "--log-every", "1"]
+    flags += ["--wandb", "off", "--name", "quick", "--out"]
+    run([*COMMANDS["cpu.sh"], *flags, str(tmp_path / "undisturbed")])
+    process = subprocess.Popen(
+        [*COMMANDS["cpu.sh"], *flags, str(tmp_path)],
+        cwd=ROOT,
+        env=environment(PET_MAX_RESTARTS="1"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    follow(process, tmp_path / "quick", lambda record: record.get("update", 0) >= 30)
+    ranks = pids(tmp_path / "quick")
+    assert set(ranks) == {0, 1}
+    os.kill(ranks[1], signal.SIGKILL)
+    told, _ = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 0, told
+    records = journal(tmp_path / "quick")
+    (resumed,) = (record for record in records if record.get("event") == "resume")
+    assert resumed["world_size"] == 2
+    assert resumed["update"] >= 20
+    assert [record["update"] for record in records if record["kind"] == "update"] == list(range(1, 193))
+    assert hashes(tmp_path / "quick") == hashes(tmp_path / "undisturbed" / "quick")
 
 
 def test_multi_gpu_says_that_there_is_no_gpu():

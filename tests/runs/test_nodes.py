@@ -29,7 +29,7 @@ from tests.launching import (
 
 SCRIPT = "launch/multi_node.sh"
 FLAGS = ("--config", "configs/quickstart.yaml", "--model", "resnet18", "--width", "8", "--wandb", "off")
-FLAGS = (*FLAGS, "--log-every", "1", "--save-every", "10", "--epochs", "6", "--name", "nodes")
+FLAGS = (*FLAGS, "--log-every", "1", "--save-every", "10", "--epochs", "4", "--name", "nodes")
 NODES = {"node-a": "10.77.0.1", "node-b": "10.77.0.2"}
 
 
@@ -131,16 +131,17 @@ def test_two_agents_on_one_host_form_one_world(tmp_path, undisturbed):
     assert hashes(tmp_path / "nodes") == undisturbed
 
 
+@pytest.mark.slow
 def test_two_hosts_train_as_one_world_and_outlive_ten_seconds_without_a_cable(tmp_path, undisturbed, hosts):
     agents = hosts.start_both(*FLAGS, "--out", tmp_path)
     follow(agents[0], tmp_path / "nodes", lambda record: record.get("update", 0) >= 20)
     hosts.pull()
     time.sleep(10)  # not to wait for something: this is what happens
-    assert len(updates(tmp_path / "nodes")) < 132
+    assert len(updates(tmp_path / "nodes")) < 88
     assert all(process.poll() is None for process in agents)
     hosts.plug()
     ended(agents, [0, 0])
-    assert [record["update"] for record in updates(tmp_path / "nodes")] == list(range(1, 133))
+    assert [record["update"] for record in updates(tmp_path / "nodes")] == list(range(1, 89))
     assert hosts_of(tmp_path / "nodes") == set(NODES)
     assert hashes(tmp_path / "nodes") == undisturbed
 

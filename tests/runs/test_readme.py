@@ -6,6 +6,7 @@ import shlex
 import pytest
 
 from tests.launching import ROOT, run
+from tests.slurm.test_docs import ALL as ON_A_CLUSTER
 
 SHORT = "--data digits --epochs 1 --width 8"
 # What is added to a command so that it ends soon; its exit code where it is not 0.
@@ -34,7 +35,8 @@ COMMANDS = {
     "python distrib/train.py --config configs/quickstart.yaml --exact --name alone": ("--epochs 1", 0),
     "launch/cpu.sh 2 --config configs/quickstart.yaml --exact --name together": ("--epochs 1", 0),
     "distrib diff runs/alone runs/together": ("", 0),
-    "distrib verify exact --worlds 1 2 4 --changes 1": ("--worlds 1 2 --updates 6", 0),
+    "distrib verify exact --worlds 1 2 4 --changes 1": ("--worlds 1 2 --changes 0 --updates 6", 0),
+    "env PET_MAX_RESTARTS=3 launch/cpu.sh 2 --config configs/quickstart.yaml --name elastic": ("--epochs 1", 0),
     "distrib evaluate runs/first": ("", 0),
     "distrib predict runs/first tests/nine.png --top 2 --json": ("", 0),
     "distrib models": ("", 0),
@@ -49,7 +51,7 @@ def commands() -> list[str]:
 
 
 def test_every_command_of_the_readme_is_run_here():
-    assert set(commands()) == set(COMMANDS)
+    assert set(commands()) == {*COMMANDS, *ON_A_CLUSTER}
 
 
 @pytest.fixture(scope="module")
@@ -69,10 +71,10 @@ def test_the_command_does_what_the_readme_says(line, out):
 
 
 def test_the_links_of_the_documents_lead_somewhere():
-    for document in ("README.md", "CONTRIBUTING.md"):
-        text = (ROOT / document).read_text()
+    for document in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
+        text = document.read_text()
         targets = re.findall(r"\]\(([^)#]+)\)", text)
-        assert all((ROOT / target).exists() for target in targets if "://" not in target)
-        paths = re.findall(r"`((?:distrib|configs|launch|tests)/[\w/.]*)`", text)
+        assert all((document.parent / target).exists() for target in targets if "://" not in target)
+        paths = re.findall(r"`((?:distrib|configs|launch|tests|slurm|benchmarks)/[\w/.]*)`", text)
         assert paths
         assert all((ROOT / path).exists() for path in paths), paths

@@ -50,7 +50,8 @@ def test_two_nodes_train_resnet18_as_one_world_and_one_run_of_wandb(tmp_path):
 
 @pytest.mark.parametrize("way", ["asked", "put back from outside", "accelerate"])
 def test_a_job_that_is_preempted_goes_on_where_it_was(tmp_path, undisturbed, way):
-    job = submit(ACCELERATE if way == "accelerate" else RESNET, tmp_path, *SMALL, options=TWO)
+    flags = (*SMALL, "--wandb", "offline" if way == "asked" else "off")
+    job = submit(ACCELERATE if way == "accelerate" else RESNET, tmp_path, *flags, options=TWO)
     job.wait_for_update(20)
     if way == "put back from outside":
         slurm("scontrol", "requeue", job.number)
@@ -68,6 +69,10 @@ def test_a_job_that_is_preempted_goes_on_where_it_was(tmp_path, undisturbed, way
     )
     assert (first, second) == (("1", ""), ("2", f" from update-{stop['update']:09}"))
     assert_whole(job, undisturbed)
+    if way == "asked":  # one run of W&B, from both starts
+        (rows,) = history(job.folder).values()
+        logged = [row["update"] for row in rows if "train/loss" in row]
+        assert logged == [record["update"] for record in updates(job.folder)]
 
 
 @pytest.mark.slow

@@ -104,6 +104,12 @@ def test_what_the_jobs_ask_of_slurm(checkout):
     assert told == GOLDEN.read_text()
 
 
+def test_the_example_of_settings_can_be_sourced_before_sbatch():
+    told = run(["bash", "-euc", "source slurm/cluster.env.example && env"]).stdout
+    assert "SBATCH_PARTITION=gpu\n" in told
+    assert "SBATCH_TIMELIMIT=12:00:00\n" in told
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "slurm").iterdir()), ids=lambda path: path.name)
 def test_shellcheck_finds_nothing(path):
     run(["shellcheck", "--external-sources", str(path)])

@@ -75,6 +75,16 @@ def test_digits_are_1797_of_ten_classes() -> None:
     assert not digits.mirrored
 
 
+def test_digits_are_those_that_scikit_learn_loads() -> None:
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    digits, test = from_("digits"), np.arange(1797) % 5 == 4
+    for split, chosen in ((digits.train, ~test), (digits.test, test)):
+        assert (split.labels == labels[chosen]).all()
+        assert (split.pixels[..., 0] == np.round(images[chosen].reshape(-1, 8, 8) * 255 / 16)).all()
+
+
 def test_no_digit_is_in_both_splits() -> None:
     digits = from_("digits")
     train = {image.tobytes() for image in digits.train.pixels}
