@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-UPDATES = 240
+UPDATES = 120
 FLAGS = ["--data=synthetic", "--train-images=3840", "--test-images=320", "--model=resnet18", "--batch-size=64"]
 FLAGS += ["--device=cpu", "--wandb=off", "--log-every=1", f"--epochs={UPDATES // 60}"]
 

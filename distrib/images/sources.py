@@ -105,8 +105,9 @@ def _digits() -> ImageData:
     """1,797 handwritten digits of 8x8 pixels that come with scikit-learn; every fifth image is for testing."""
     # Read from its file: to import scikit-learn takes seconds, in each process.
     found = importlib.util.find_spec("sklearn")
-    assert found is not None and found.origin, "scikit-learn is one of our dependencies"
-    rows = np.loadtxt(Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+    assert found is not None, "scikit-learn is one of our dependencies"
+    file = Path(str(found.origin)).with_name("datasets") / "data" / "digits.csv.gz"
+    rows = np.loadtxt(file, delimiter=",")
     gray = np.round(rows[:, :-1].reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
     pixels, labels = np.repeat(gray, 3, axis=3), rows[:, -1].astype(np.int64)
     test = np.arange(len(labels)) % 5 == 4

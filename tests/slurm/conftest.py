@@ -3,10 +3,12 @@
 import os
 import shutil
 import subprocess
+import time
 
 import pytest
 
 from tests.launching import ROOT
+from tests.slurm.jobs import slurm, try_slurm
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -20,3 +22,13 @@ def cluster():
     os.environ["SLURM_CONF"] = told.strip().partition("=")[2]
     yield script
     subprocess.run([script, "stop"], check=True)
+
+
+@pytest.fixture(autouse=True)
+def no_jobs_are_left(cluster):
+    """Cancel what a test that failed has left: it would keep the nodes from the next one."""
+    yield
+    while left := slurm("squeue", "--noheader", "--format=%A").split():
+        try_slurm("scancel", "--signal=KILL", *left)  # one that has ended meanwhile is an error to it
+        try_slurm("scancel", *left)
+        time.sleep(0.2)  # leaves the cores to the jobs that end

@@ -83,7 +83,7 @@ def test_a_job_whose_time_is_up_goes_on_where_it_was(tmp_path):
     stop = events(job.folder, "stop")[0]
     assert (stop["signal"], stop["exit_code"]) == ("SIGUSR2", 75)
     assert events(job.folder, "resume")[0]["update"] == stop["update"]
-    assert job.facts()["Restarts"] == "1"
+    assert int(job.facts()["Restarts"]) >= 1  # more if the signal came before there was something to save
     slurm("scancel", job.number)
     job.wait_until_over()
 
