@@ -138,7 +138,7 @@ class TableSplit:
 
     def fingerprint(self) -> str:
         """Of labels and of each image's length in bytes, or its file's name: to read the bytes would take minutes."""
-        from pyarrow import compute  # type: ignore[import-untyped]  # noqa: PLC0415 - datasets has loaded it already
+        from pyarrow import compute  # noqa: PLC0415 - datasets has loaded it already
 
         cells = self.table.data.column(self.column)
         lengths = compute.binary_length(compute.struct_field(cells, "bytes")).to_pylist()

@@ -11,6 +11,7 @@ import tyro
 
 from distrib.images import sources
 from distrib.images.feed import TestFeed
+from distrib.insight import predictions
 from distrib.insight.runs import Run, Which, load_run
 from distrib.insight.summary import aligned
 from distrib.learning.scoring import Scores, evaluate
@@ -35,6 +36,8 @@ class Request:
     """auto: CUDA, else Apple's MPS, else the CPU; not necessarily what the run was trained on."""
     precision: Precision | None = None
     """None: the run's own."""
+    save: Path | None = None
+    """Also write what the network says of each image (probabilities, features) to this file: .npz or .parquet."""
     json: bool = False
     """Print one JSON object."""
 
@@ -43,6 +46,8 @@ def main(arguments: list[str]) -> int:
     """Evaluate as the arguments ask; return the exit code."""
     request = tyro.cli(Request, args=arguments, prog="distrib evaluate")
     with Ending() as ending:
+        if request.save is not None:
+            predictions.check_kind(request.save)
         run = load_run(request.run, request.checkpoint)
         precision = request.precision or run.settings.compute.precision
         compute = dataclasses.replace(run.settings.compute, device=request.device, precision=precision)
@@ -55,7 +60,7 @@ def main(arguments: list[str]) -> int:
 
 
 def score(run: Run, request: Request, processes: Processes) -> Scores:
-    """Score the run's network on all test images, at its size and normalised as in training."""
+    """Score the run's network on all test images, at its size and normalised as in training; save what it says."""
     settings = run.settings
     asked = dataclasses.replace(settings.data, data=request.data or settings.data.data)
     place = processes.agreed(lambda: sources.locate(asked))
@@ -66,7 +71,11 @@ def score(run: Run, request: Request, processes: Processes) -> Scores:
     channels_last = settings.compute.channels_last
     layout = torch.channels_last if channels_last else torch.contiguous_format
     network = run.network(ema=request.ema).to(processes.device, memory_format=layout)  # type: ignore[call-overload]
-    return evaluate(network, feed, processes, channels_last=channels_last)
+    scores = evaluate(network, feed, processes, channels_last=channels_last)
+    if (path := request.save) is not None:
+        found = predictions.collect(network, feed, processes, channels_last=channels_last)
+        processes.agreed(lambda: predictions.save(found, path))
+    return scores
 
 
 def _show(run: Run, scores: Scores, *, as_json: bool) -> None:

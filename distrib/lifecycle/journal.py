@@ -160,10 +160,11 @@ def _records(path: Path) -> Iterator[tuple[int, str, Record | None]]:
     with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
         for number, line in enumerate(file, 1):
             if line.endswith("\n"):
-                yield number, line, _record(line)
+                yield number, line, parse(line)
 
 
-def _record(line: str) -> Record | None:
+def parse(line: str) -> Record | None:
+    """The record that a line is, or None if it is none."""
     if not line.isascii():
         return None  # nothing of ours: _line escapes all that is not
     try:

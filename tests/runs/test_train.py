@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from tests.launching import ROOT, hashes, journal, run, train, updates
+from tests.launching import ROOT, command, hashes, journal, run, train, updates
 
 QUICK = ("--data", "digits", "--model", "simplecnn", "--width", "8", "--batch-size", "100", "--precision", "fp32")
 
@@ -111,6 +111,47 @@ def test_evaluate_gives_the_scores_of_the_journal(finished):
     assert scores["loss"] == pytest.approx(best["test_loss"])
     average = json.loads(run(["distrib", "evaluate", str(folder), "--json", "--ema", "--checkpoint", "latest"]).stdout)
     assert average["top1"] == pytest.approx(epochs[-1]["ema_test_top1"])
+
+
+def test_evaluate_saves_what_the_network_says_of_each_image(finished, tmp_path):
+    import numpy as np
+    from datasets import Dataset
+
+    from distrib.images import sources
+    from distrib.insight.predictions import load
+    from distrib.settings import Data
+
+    folder, _ = finished
+    told = run(["distrib", "evaluate", str(folder), "--json", "--save", str(tmp_path / "said.npz")]).stdout
+    run(
+        [
+            *command(ROOT / "distrib" / "__main__.py", 2),
+            "evaluate",
+            str(folder),
+            "--save",
+            str(tmp_path / "said.parquet"),
+        ]
+    )
+    scores, said = json.loads(told), load(tmp_path / "said.npz")
+    assert said.index.tolist() == list(range(359))
+    assert said.label.tolist() == sources.load("digits", Data(data="digits")).test.labels.tolist()
+    assert (said.predicted == said.label).mean() == pytest.approx(scores["top1"])
+    likelihood = said.probabilities[np.arange(359), said.label]
+    assert -np.log(likelihood).mean() == pytest.approx(scores["loss"], rel=1e-4)
+    assert said.features.shape[0] == 359
+    table = Dataset.from_parquet(str(tmp_path / "said.parquet"), cache_dir=str(tmp_path))
+    assert table["index"][:] == said.index.tolist()
+    assert table["predicted_name"][:] == said.classes[said.predicted].tolist()
+    np.testing.assert_allclose(table["probabilities"][:], said.probabilities, atol=1e-5)
+    np.testing.assert_allclose(table["features"][:], said.features, rtol=1e-3, atol=1e-4)
+
+
+def test_evaluate_refuses_a_file_it_cannot_save_to(finished, tmp_path):
+    folder, _ = finished
+    done = run(["distrib", "evaluate", str(folder), "--save", str(tmp_path / "said.csv")], expect=2)
+    assert "end its name in .npz or .parquet" in done.stderr
+    done = run(["distrib", "evaluate", str(folder), "--save", str(tmp_path / "absent" / "said.npz")], expect=2)
+    assert "No such file or directory" in done.stderr
 
 
 def test_predict_names_classes_and_files_that_are_no_images(finished, tmp_path):

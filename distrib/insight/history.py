@@ -1,0 +1,90 @@
+"""The history of a run from its journal, as columns: a million updates are read in seconds."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyarrow import json as arrow_json
+
+from distrib.lifecycle import journal
+from distrib.lifecycle.journal import Record
+from distrib.settings import SettingsError
+
+Column = NDArray[np.float64]
+
+UPDATE = b'{"kind": "update", '
+COLUMNS = ("update", "epoch", "loss", "lr", "momentum", "grad_norm", "images_per_second", "data_wait_share")
+"""Numbers of an update record."""
+OPTIONS = arrow_json.ParseOptions(
+    explicit_schema=pa.schema([(name, pa.float64()) for name in COLUMNS]), unexpected_field_behavior="ignore"
+)
+
+
+@dataclass(frozen=True)
+class History:
+    """What happened in a run."""
+
+    updates: dict[str, Column]
+    """By name, the numbers of all updates, (updates,) float64; NaN where one has none, or where it is not finite."""
+    epochs: list[Record]
+    """The epoch records, in order."""
+    events: list[Record]
+    """The event records, in order."""
+
+
+def load_history(path: Path) -> History:
+    """The history of the run whose journal is at ``path``. A last line cut short by a crash is left out.
+
+    Raises:
+        SettingsError: there is no journal, or a line is no record of one; says which.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise SettingsError(f"{path.parent} is no run folder: {path.name}: {error.strerror}") from None
+    lines = content[: content.rfind(b"\n") + 1].split(b"\n")[:-1]
+    updates = [line for line in lines if line.startswith(UPDATE)]
+    others = [journal.parse(line.decode(errors="replace")) for line in lines if not line.startswith(UPDATE)]
+    columns = _columns(updates)
+    records = [record for record in others if record is not None]
+    if columns is None or len(records) < len(others):
+        list(journal.read(path))  # says which line it is
+        raise SettingsError(f"{path} holds a record that is none of a run's")
+    epochs = [record for record in records if record["kind"] == "epoch"]
+    return History(columns, epochs, [record for record in records if record["kind"] == "event"])
+
+
+def _columns(lines: list[bytes]) -> dict[str, Column] | None:
+    """The numbers of update records, by name; None if a line is none."""
+    if not lines:
+        return {name: np.empty(0) for name in COLUMNS}
+    try:
+        table = arrow_json.read_json(pa.BufferReader(b"\n".join(lines)), parse_options=OPTIONS)
+    except pa.ArrowInvalid:
+        return None
+    if len(table) != len(lines) or table["update"].null_count:
+        return None
+    return {name: table[name].to_numpy() for name in COLUMNS}
+
+
+def thin(values: Column, most: int) -> NDArray[np.int64]:
+    """The places of at most ``most`` values that look on a chart as all do, in their order.
+
+    Of each stretch of equal length they are the first, the smallest, the largest and the first that is NaN: no peak
+    and no gap is lost. ``values`` is (n,) float64.
+    """
+    if len(values) <= most:
+        return np.arange(len(values))
+    length = -(-len(values) // (most // 4))
+    padded = np.pad(values, (0, -len(values) % length), constant_values=np.nan).reshape(-1, length)
+    gaps = np.isnan(padded)
+    inside = [
+        np.zeros(len(padded), np.int64),
+        np.where(gaps, np.inf, padded).argmin(1),
+        np.where(gaps, -np.inf, padded).argmax(1),
+        gaps.argmax(1),
+    ]
+    places = np.unique(np.arange(len(padded)) * length + np.stack(inside))
+    return places[places < len(values)]
