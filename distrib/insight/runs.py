@@ -43,13 +43,13 @@ class Run:
         return network.eval()
 
 
-def load_run(path: Path, which: Which = "best") -> Run:
+def load_run(path: str | Path, which: Which = "best") -> Run:
     """Open the run folder at ``path`` at its best checkpoint, or its latest.
 
     Raises:
         SettingsError: there is no run, or it has no checkpoint that is whole.
     """
-    folder = RunFolder(path)
+    folder = RunFolder(Path(path))
     try:
         if not folder.settings.is_file():
             raise SettingsError(f"{path} is no run folder: it holds no settings.yaml")

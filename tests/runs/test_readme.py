@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import sys
 
 import pytest
 
@@ -38,7 +39,8 @@ COMMANDS = {
     "distrib verify exact --worlds 1 2 4 --changes 1": ("--worlds 1 2 --changes 0 --updates 6", 0),
     "env PET_MAX_RESTARTS=3 launch/cpu.sh 2 --config configs/quickstart.yaml --name elastic": ("--epochs 1", 0),
     "distrib evaluate runs/first": ("", 0),
-    "distrib predict runs/first tests/nine.png --top 2 --json": ("", 0),
+    "distrib evaluate runs/first --save said.parquet": ("", 0),
+    "distrib predict runs/first tests/nine.png --top 2": ("", 0),
     "distrib models": ("", 0),
     "distrib models resnet18 --image-size 32": ("", 0),
 }
@@ -64,10 +66,21 @@ def test_the_command_does_what_the_readme_says(line, out):
     added, code = COMMANDS[line]
     if "train.py" in line or "launch/" in line:
         added = f"{added} --out {out} --wandb off" if "--help" not in line else added
-    words = shlex.split(f"{line} {added}".replace("runs/", f"{out}/"))
+    words = shlex.split(f"{line} {added}".replace("runs/", f"{out}/").replace("said.", f"{out}/said."))
     done = run(words, expect=code, CUDA_VISIBLE_DEVICES="")
     assert "Traceback" not in done.stderr
     assert done.stdout or code == 2
+
+
+def test_the_python_of_the_readme_runs(out):
+    text = (ROOT / "README.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    (pandas, records) = re.findall(r"`((?:datasets|pandas)\.[^`]*)`", text)
+    script = f"{code}\nimport datasets, pandas\nprint(len({pandas}['train']), len({records}))"
+    done = run([sys.executable, "-c", script.replace("runs/", f"{out}/")], HF_DATASETS_CACHE=str(out / "cache"))
+    first, *_, last = done.stdout.splitlines()
+    assert re.fullmatch(r"tests/nine.png \['\d', '\d', '\d'\] \[.*\]", first)
+    assert len({*last.split()}) == 1
 
 
 def test_the_links_of_the_documents_lead_somewhere():

@@ -154,27 +154,6 @@ def test_evaluate_refuses_a_file_it_cannot_save_to(finished, tmp_path):
     assert "No such file or directory" in done.stderr
 
 
-def test_predict_names_classes_and_files_that_are_no_images(finished, tmp_path):
-    from PIL import Image
-    from sklearn.datasets import load_digits
-
-    folder, _ = finished
-    digits = load_digits()
-    for row in (4, 9):  # test images
-        gray = (digits.images[row] * 255 / 16).astype("uint8")
-        Image.fromarray(gray).save(tmp_path / f"{row}.png")
-    (tmp_path / "words.png").write_text("no image")
-    done = run(["distrib", "predict", str(folder), str(tmp_path), "--json", "--top", "10"], expect=1)
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [line["image"] for line in lines] == [str(tmp_path / "4.png"), str(tmp_path / "9.png")]
-    for line in lines:
-        assert sorted(line["classes"]) == [str(digit) for digit in range(10)]
-        assert sum(line["probabilities"]) == pytest.approx(1, abs=1e-4)
-    assert f"{tmp_path / 'words.png'} is not an image" in done.stderr
-    text = run(["distrib", "predict", str(folder), str(tmp_path / "4.png")]).stdout
-    assert lines[0]["classes"][0] in text
-
-
 def test_a_new_run_starts_from_the_weights_of_another(finished, tmp_path):
     folder, _ = finished
     first = updates(folder)[0]["loss"]
