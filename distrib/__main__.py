@@ -19,6 +19,7 @@ USAGE = """usage: distrib VERB [ARGUMENTS]
   doctor       look at this machine, and at what the flags of train ask of it, without training
   evaluate     score a run on its test images
   predict      name the classes of image files
+  report       write all there is to see of a run into one HTML file
   checkpoints  list a run's checkpoints and whether they are whole
   verify       prove on these machines what is promised: restart, order, exact
   diff         say where two runs part: the first update, the first tensor
@@ -26,7 +27,7 @@ USAGE = """usage: distrib VERB [ARGUMENTS]
 
 `distrib VERB --help` tells more of each."""
 
-VERBS = ("train", "sweep", "doctor", "evaluate", "predict", "checkpoints", "verify", "diff", "models")
+VERBS = ("train", "sweep", "doctor", "evaluate", "predict", "report", "checkpoints", "verify", "diff", "models")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -55,6 +56,7 @@ def _run(verb: str, arguments: list[str]) -> int:
         "diff": "distrib.insight.difference",
         "evaluate": "distrib.insight.evaluation",
         "predict": "distrib.insight.prediction",
+        "report": "distrib.insight.report.writing",
         "models": "distrib.zoo.listing",
     }[verb]
     code: int = importlib.import_module(module).main(arguments)

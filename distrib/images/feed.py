@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from distrib.images.augmentation import BatchAugmentation
-from distrib.images.decoding import ImageError
+from distrib.images.decoding import ImageError, centre
 from distrib.images.order import Indices, Plan, own_shares
 from distrib.images.resident import Peers, Resident, decode_all
 from distrib.images.splits import ImageData, Split
@@ -115,9 +116,16 @@ class TestFeed:
     ) -> None:
         self.preprocessing, self.peers = preprocessing, peers
         self._shares = settings.compute.shares(peers.size)
-        decoding = Decoding(split, preprocessing.size, seed=settings.compute.seed)
-        self.source = Source(settings, decoding, peers, device)
+        self._decoding = Decoding(split, preprocessing.size, seed=settings.compute.seed)
+        self.source = Source(settings, self._decoding, peers, device)
         self.images = self.source.images
+
+    def image(self, index: int) -> Image.Image:
+        """One image as the network sees it, but for the normalisation."""
+        loader = self.source.loader
+        if isinstance(loader, Resident):
+            return Image.fromarray(loader.images[index].cpu().numpy())
+        return centre(self._decoding.split.image(index), self._decoding.size)
 
     @property
     def batches(self) -> int:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import torch
 import tyro
+from torch import nn
 
 from distrib.images import sources
 from distrib.images.feed import TestFeed
@@ -61,21 +62,33 @@ def main(arguments: list[str]) -> int:
 
 def score(run: Run, request: Request, processes: Processes) -> Scores:
     """Score the run's network on all test images, at its size and normalised as in training; save what it says."""
-    settings = run.settings
-    asked = dataclasses.replace(settings.data, data=request.data or settings.data.data)
-    place = processes.agreed(lambda: sources.locate(asked))
-    data = processes.node_first(lambda: sources.load(place, asked))
-    if data.classes != run.preprocessing.classes:
-        raise SettingsError(f"--data {place} has other classes than the run was trained on")
-    feed = TestFeed(data.test, run.preprocessing, settings, processes, processes.device)
-    channels_last = settings.compute.channels_last
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    network = run.network(ema=request.ema).to(processes.device, memory_format=layout)  # type: ignore[call-overload]
+    network, feed = prepare(run, processes, data=request.data, ema=request.ema)
+    channels_last = run.settings.compute.channels_last
     scores = evaluate(network, feed, processes, channels_last=channels_last)
     if (path := request.save) is not None:
         found = predictions.collect(network, feed, processes, channels_last=channels_last)
         processes.agreed(lambda: predictions.save(found, path))
     return scores
+
+
+def prepare(
+    run: Run, processes: Processes, *, data: str | None = None, ema: bool = False
+) -> tuple[nn.Module, TestFeed]:
+    """The run's network on the device, and its test images, or those of another data set. Every process must call it.
+
+    Raises:
+        SettingsError: there is no such data set, or it has other classes; the run kept no average of its weights.
+    """
+    settings = run.settings
+    asked = dataclasses.replace(settings.data, data=data or settings.data.data)
+    place = processes.agreed(lambda: sources.locate(asked))
+    found = processes.node_first(lambda: sources.load(place, asked))
+    if found.classes != run.preprocessing.classes:
+        raise SettingsError(f"--data {place} has other classes than the run was trained on")
+    feed = TestFeed(found.test, run.preprocessing, settings, processes, processes.device)
+    layout = torch.channels_last if settings.compute.channels_last else torch.contiguous_format
+    network = run.network(ema=ema).to(processes.device, memory_format=layout)  # type: ignore[call-overload]
+    return network, feed
 
 
 def _show(run: Run, scores: Scores, *, as_json: bool) -> None:

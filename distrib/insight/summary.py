@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 OVERFITTED = 10.0
@@ -54,6 +55,12 @@ def verdict(epochs: list[dict[str, Any]]) -> Verdict:
         best_top1=best["test_top1"],
         gain=100 * (best["test_top1"] - epochs[0]["test_top1"]),
     )
+
+
+def spent(events: list[dict[str, Any]]) -> float:
+    """Seconds that a run took, over all its starts, from its event records; without what lay in between."""
+    stamps = [(event["event"], event["time"]) for event in events if "time" in event]
+    return sum(then[1] - now[1] for now, then in pairwise(stamps) if then[0] not in ("start", "resume"))
 
 
 def finite_or_least(value: float) -> float:

@@ -1,10 +1,9 @@
 """What a person is told when a run starts and when it ends."""
 
 import shlex
-from itertools import pairwise
 
 from distrib.insight.console import harmonic_mean
-from distrib.insight.summary import aligned, summarize
+from distrib.insight.summary import aligned, spent, summarize
 from distrib.learning.engine import Trainer
 from distrib.lifecycle.folder import device_name
 from distrib.lifecycle.journal import read
@@ -52,9 +51,7 @@ def closing_text(trainer: Trainer, *, failed: bool = False) -> str:
     records = list(read(trainer.folder.journal))
     epochs = [record for record in records if record["kind"] == "epoch"]
     speeds = [r["images_per_second"] for r in records if r["kind"] == "update" and "images_per_second" in r]
-    stamps = [(r["event"], r["time"]) for r in records if r["kind"] == "event" and "time" in r]
-    # What lies between an end and the next start was not spent on the run.
-    seconds = sum(b[1] - a[1] for a, b in pairwise(stamps) if b[0] not in ("start", "resume"))
+    seconds = spent([record for record in records if record["kind"] == "event"])
     mean = harmonic_mean(speeds) if speeds else 0.0
     return "\n" + summarize(epochs, seconds=seconds, images_per_second=mean, commands=commands(trainer))
 

@@ -39,6 +39,7 @@ COMMANDS = {
     "distrib verify exact --worlds 1 2 4 --changes 1": ("--worlds 1 2 --changes 0 --updates 6", 0),
     "env PET_MAX_RESTARTS=3 launch/cpu.sh 2 --config configs/quickstart.yaml --name elastic": ("--epochs 1", 0),
     "distrib evaluate runs/first": ("", 0),
+    "distrib report runs/first": ("", 0),
     "distrib evaluate runs/first --save said.parquet": ("", 0),
     "distrib predict runs/first tests/nine.png --top 2": ("", 0),
     "distrib models": ("", 0),

@@ -1,0 +1,66 @@
+"use strict";
+
+// Light or dark: as the system has it, until the reader chooses.
+const system = window.matchMedia("(prefers-color-scheme: dark)");
+const setDark = (dark) => {
+  document.documentElement.classList.toggle("dark", dark);
+  for (const plot of document.querySelectorAll(".plot.js-plotly-plot")) {
+    Plotly.relayout(plot, colours(plot.layout));
+  }
+};
+const colours = (layout) => {
+  const style = getComputedStyle(document.documentElement);
+  const [ink, rule] = ["--ink", "--rule"].map((name) => style.getPropertyValue(name).trim());
+  const wanted = { "font.color": ink, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)" };
+  wanted["modebar.bgcolor"] = "rgba(0,0,0,0)";
+  wanted["modebar.color"] = ink;
+  wanted["hoverlabel.bgcolor"] = style.getPropertyValue("--paper").trim();
+  for (const axis of Object.keys(layout).filter((key) => /^[xy]axis\d*$/.test(key))) {
+    wanted[`${axis}.gridcolor`] = wanted[`${axis}.zerolinecolor`] = wanted[`${axis}.linecolor`] = rule;
+  }
+  return wanted;
+};
+
+document.documentElement.classList.toggle("dark", system.matches);
+const config = {
+  responsive: true,
+  displaylogo: false,
+  modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
+};
+for (const data of document.querySelectorAll("script[data-plot]")) {
+  const figure = JSON.parse(data.textContent);
+  const plot = document.getElementById(data.dataset.plot);
+  Plotly.newPlot(plot, figure.data, figure.layout, config)
+    .then(() => Plotly.relayout(plot, colours(plot.layout)));
+}
+system.addEventListener("change", () => setDark(system.matches));
+document.getElementById("theme").addEventListener("click", () => {
+  setDark(!document.documentElement.classList.contains("dark"));
+});
+
+for (const button of document.querySelectorAll("button[data-log]")) {
+  button.addEventListener("click", () => {
+    const log = button.getAttribute("aria-pressed") !== "true";
+    button.setAttribute("aria-pressed", log);
+    Plotly.relayout(button.dataset.log, { "yaxis.type": log ? "log" : "linear", "yaxis.autorange": true });
+  });
+}
+
+// The image of the point below the pointer, cut out of the sheet of all.
+const sheet = document.getElementById("sheet");
+if (sheet) {
+  const tile = document.getElementById("tile");
+  const [side, columns, scale] = [Number(sheet.dataset.side), Number(sheet.dataset.columns), 3];
+  tile.style.backgroundImage = `url(${sheet.src})`;
+  tile.style.backgroundSize = `${side * columns * scale}px auto`;
+  const map = document.getElementById("feature-map");
+  map.on("plotly_hover", ({ points, event }) => {
+    const number = points[0].customdata;
+    const [x, y] = [number % columns, Math.floor(number / columns)].map((place) => -place * side * scale);
+    tile.style.backgroundPosition = `${x}px ${y}px`;
+    tile.style.left = `${Math.min(event.clientX + 16, window.innerWidth - 112)}px`;
+    tile.style.top = `${Math.min(event.clientY + 16, window.innerHeight - 112)}px`;
+    tile.style.display = "block";
+  });
+  map.on("plotly_unhover", () => { tile.style.display = "none"; });
+}

@@ -1,0 +1,235 @@
+"""``distrib report RUN``: everything there is to see of a run, in one file."""
+
+import dataclasses
+import json
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from distrib import command
+from distrib.insight.evaluation import prepare
+from distrib.insight.history import History, load_history
+from distrib.insight.predictions import Predictions, collect
+from distrib.insight.report import analysis, curves, page, pictures
+from distrib.insight.report.page import Section
+from distrib.insight.runs import Run, load_run
+from distrib.insight.summary import duration, spent, verdict
+from distrib.lifecycle.ending import Ending
+from distrib.lifecycle.files import write_whole
+from distrib.lifecycle.folder import RunFolder
+from distrib.lifecycle.processes import start
+from distrib.settings import SettingsError
+from distrib.zoo import anatomy, registry
+
+SHOWN = 32  # images in a gallery
+TRAINED = 3  # times a forward pass that an image in training costs: forward, and backward twice as much
+
+
+@dataclass(frozen=True)
+class Request:
+    """Write a report of a run as one HTML file that needs no network: curves, errors, features, layers, a verdict."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder."""
+    out: Path | None = None
+    """File to write. None: report.html in the run folder."""
+    curves: bool = False
+    """Only what the journal tells: no test image is looked at, and no checkpoint needed."""
+
+
+def main(arguments: list[str]) -> int:
+    """Write the report as the arguments ask; return the exit code."""
+    request = tyro.cli(Request, args=arguments, prog="distrib report")
+    with Ending() as ending:
+        folder = RunFolder(request.run)
+        history = load_history(folder.journal)
+        sections = journal_sections(folder, history)
+        if not request.curves:
+            run = load_run(request.run)
+            processes = start(dataclasses.replace(run.settings.compute, device="auto"))
+            ending.then(processes.close)
+            network, feed = prepare(run, processes)
+            said = collect(network, feed, processes, channels_last=run.settings.compute.channels_last)
+            sections += [*image_sections(said, feed.image), layer_section(run)]
+        out = request.out or folder.path / "report.html"
+        write(out, page.page(folder.name, one_line(history), sections))
+        print(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB)")
+    return ending.code
+
+
+def write(out: Path, text: str) -> None:
+    """Write the file, whole or not at all.
+
+    Raises:
+        SettingsError: it cannot be written.
+    """
+    try:
+        write_whole(out, text)
+    except OSError as error:
+        raise SettingsError(f"{out} cannot be written: {error.strerror}") from None
+
+
+def one_line(history: History) -> str:
+    """The verdict in a line."""
+    if not history.epochs:
+        return "No epoch is finished yet."
+    found = verdict(history.epochs)
+    return f"{found.best_top1:.2%} test accuracy in epoch {found.best_epoch}; over-fitting: {found.overfitting}"
+
+
+def journal_sections(folder: RunFolder, history: History) -> list[Section]:
+    """What settings, environment and journal tell."""
+    settings = command.load(folder.settings)
+    clip = settings.optimization.clip_norm
+    share = curves.clipped_share(history, clip)
+    clipped = page.paragraph(f"{share:.1%} of the updates were clipped to {clip:g}.") if share is not None else ""
+    return [
+        Section("run", "The run", page.facts(run_facts(folder, history))),
+        Section("verdict", "Verdict", page.facts(verdict_facts(history))),
+        Section(
+            "curves",
+            "Loss and accuracy",
+            page.chart("loss", curves.loss(history), log=True) + page.chart("accuracy", curves.accuracy(history)),
+        ),
+        Section("gap", "Train-test gap", page.chart("gap-curve", curves.gap(history))),
+        Section(
+            "rate",
+            "Learning rate and loss of every update",
+            page.chart("learning-rate", curves.rate(history), log=True)
+            + page.chart("update-loss", curves.update_loss(history), log=True),
+        ),
+        Section(
+            "gradients", "Gradients", clipped + page.chart("gradient-norm", curves.gradients(history, clip), log=True)
+        ),
+        Section("speed", "Speed", page.chart("throughput", curves.speed(history))),
+    ]
+
+
+def run_facts(folder: RunFolder, history: History) -> list[tuple[str, str]]:
+    """What the run is, where and how it ran, and what it cost."""
+    settings, where = command.load(folder.settings), environment(folder)
+    words = where.get("command")
+    rows = [
+        ("model", settings.model.model),
+        ("data", settings.data.data),
+        ("recipe", recipe(settings.flat())),
+        ("command", shlex.join(map(str, words)) if isinstance(words, list) else "unknown"),
+        ("commit", str(where.get("commit", "unknown"))),
+        ("device", f"{where.get('device', 'unknown')} ({where.get('device_name', 'unknown')})"),
+        ("processes", str(where.get("world_size", "unknown"))),
+        ("precision", str(where.get("precision", "unknown"))),
+        ("time", duration(spent(history.events))),
+    ]
+    return [*rows, *restarts(history)]
+
+
+def recipe(flat: dict[str, Any]) -> str:
+    """The settings that a reader asks for first."""
+    asked = (
+        "epochs",
+        "batch_size",
+        "optimizer",
+        "schedule",
+        "lr",
+        "momentum",
+        "weight_decay",
+        "label_smoothing",
+        "seed",
+    )
+    return ", ".join(f"{name} {flat[name]}" for name in asked)
+
+
+def environment(folder: RunFolder) -> dict[str, Any]:
+    """What `environment.json` says; nothing if it cannot be read."""
+    try:
+        found = json.loads((folder.path / "environment.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def restarts(history: History) -> list[tuple[str, str]]:
+    """Each time the run went on, and what had ended it before."""
+    rows: list[tuple[str, str]] = []
+    ended = "a death without a word"
+    for event in history.events:
+        if event["event"] == "resume":
+            rows.append((f"restart {len(rows) + 1}", f"at update {event['update']}, after {ended}"))
+            ended = "a death without a word"
+        elif event["event"] in ("stop", "failed"):
+            ended = f"{event.get('signal', 'exit code ' + str(event.get('exit_code')))} at update {event['update']}"
+    return rows or [("restarts", "none")]
+
+
+def verdict_facts(history: History) -> list[tuple[str, str]]:
+    """How the run went, in words, and where its time went."""
+    if not history.epochs:
+        return [("epochs", "none finished")]
+    total, training = spent(history.events), sum(record["seconds"] for record in history.epochs)
+    rows = verdict(history.epochs).rows()
+    return [*rows, ("time in epochs, of all", f"{duration(training)} of {duration(total)}")]
+
+
+def image_sections(said: Predictions, image: Any) -> list[Section]:
+    """What the network makes of the test images; ``image`` gives one by its index."""
+    names = said.classes.tolist()
+
+    def shown(rows: Any) -> str:
+        return page.gallery(
+            (
+                pictures.picture(image(int(said.index[row]))),
+                names[said.label[row]],
+                names[said.predicted[row]],
+                float(said.confidence[row]),
+            )
+            for row in rows
+        )
+
+    scores = [dataclasses.astuple(row) for row in analysis.class_scores(said)]
+    calibrated = analysis.calibration(said)
+    error = page.paragraph(f"Expected calibration error: {calibrated.error:.2%}.")
+    return [
+        Section("confusion", "Confusion matrix", page.chart("matrix", curves.matrix(analysis.confusion(said), names))),
+        Section("classes", "Classes", page.table(["class", "precision", "recall", "F1", "images"], scores)),
+        Section("calibration", "Calibration", error + page.chart("reliability", curves.reliability(calibrated))),
+        Section("errors", "Most confident errors", shown(analysis.worst(said, SHOWN))),
+        Section("predictions", "Some predictions", shown(analysis.some(said, SHOWN))),
+        Section("features", "Map of the features", feature_map(said, image)),
+    ]
+
+
+def feature_map(said: Predictions, image: Any) -> str:
+    """t-SNE of the features; the images are on a sheet, of which the page shows the one below the pointer."""
+    rows, places = analysis.feature_map(said)
+    if not len(rows):
+        return page.paragraph("There are too few test images for a map.")
+    names = said.classes.tolist()
+    texts = [f"{names[said.label[row]]}, predicted {names[said.predicted[row]]}" for row in rows]
+    drawn = curves.plane(places, said.label[rows], names, texts)
+    tiles = pictures.sheet([image(int(said.index[row])) for row in rows])
+    sheet = (
+        f'<img id="sheet" hidden alt="" src="{tiles}" data-side="{pictures.TILE}" data-columns="{pictures.COLUMNS}">'
+    )
+    told = (
+        f"t-SNE of {len(rows):,} test images, coloured by class. Images that the network takes for alike lie together."
+    )
+    return page.paragraph(told) + page.chart("feature-map", drawn) + sheet + '<div id="tile"></div>'
+
+
+def layer_section(run: Run) -> Section:
+    """The network, layer by layer, and what it costs."""
+    size, classes = run.preprocessing.size, len(run.preprocessing.classes)
+    net = registry.blueprint(run.settings.model, classes=classes, image_size=size)
+    flops = anatomy.forward_flops(net, size)
+    images = run.checkpoint.state["data"]["train_images"] * run.checkpoint.state["epoch"]
+    rows = [
+        ("parameters", f"{anatomy.parameters(net):,}"),
+        *((name, f"{count:,}") for name, count in anatomy.components(net).items()),
+        ("forward pass of an image", f"{flops / 1e6:,.1f} MFLOP"),
+        ("training up to this checkpoint, about", f"{TRAINED * flops * images / 1e15:.3g} PFLOP"),
+    ]
+    layers = [(a.name, a.kind, " x ".join(map(str, a.output_shape)), a.parameters) for a in anatomy.layers(net, size)]
+    return Section("layers", "Layers", page.facts(rows) + page.table(["layer", "kind", "output", "parameters"], layers))
