@@ -20,6 +20,7 @@ USAGE = """usage: distrib VERB [ARGUMENTS]
   evaluate     score a run on its test images
   predict      name the classes of image files
   report       write all there is to see of a run into one HTML file
+  compare      tell runs apart: tables, intervals of confidence, curves in one HTML file
   checkpoints  list a run's checkpoints and whether they are whole
   verify       prove on these machines what is promised: restart, order, exact
   diff         say where two runs part: the first update, the first tensor
@@ -27,7 +28,19 @@ USAGE = """usage: distrib VERB [ARGUMENTS]
 
 `distrib VERB --help` tells more of each."""
 
-VERBS = ("train", "sweep", "doctor", "evaluate", "predict", "report", "checkpoints", "verify", "diff", "models")
+VERBS = (
+    "train",
+    "sweep",
+    "doctor",
+    "evaluate",
+    "predict",
+    "report",
+    "compare",
+    "checkpoints",
+    "verify",
+    "diff",
+    "models",
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -57,6 +70,7 @@ def _run(verb: str, arguments: list[str]) -> int:
         "evaluate": "distrib.insight.evaluation",
         "predict": "distrib.insight.prediction",
         "report": "distrib.insight.report.writing",
+        "compare": "distrib.insight.report.comparing",
         "models": "distrib.zoo.listing",
     }[verb]
     code: int = importlib.import_module(module).main(arguments)

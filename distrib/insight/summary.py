@@ -87,6 +87,12 @@ def aligned(rows: list[tuple[str, str]]) -> list[str]:
     return [f"{name:<{width}}  {text}" for name, text in rows]
 
 
+def columns(lines: list[tuple[str, ...]]) -> list[str]:
+    """Return a line per row of cells, the columns one below the other."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+
+
 def duration(seconds: float) -> str:
     """Return a time in seconds as people say it: ``4.2 s``, ``3 min 05 s``, ``2 h 10 min``."""
     if not math.isfinite(seconds):

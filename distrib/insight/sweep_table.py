@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from distrib.insight.grids import Sweep, Task
+from distrib.insight.summary import columns
 from distrib.lifecycle import checkpoints, journal
 from distrib.lifecycle.ending import FINISHED, STOPPED
 from distrib.lifecycle.folder import RunFolder
@@ -101,9 +102,7 @@ def exit_code(path: Path) -> int | None:
 def table(found: list[Standing]) -> str:
     """The standings as text, and a line that counts them."""
     heads = ("run", "state", "epoch", "best test accuracy", "minutes", "")
-    lines = [heads, *(cells(one) for one in found)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    told = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    told = columns([heads, *(cells(one) for one in found)])
     states: tuple[State, ...] = ("done", "running", "waiting", "failed")
     counts = ", ".join(f"{sum(one.state == state for one in found)} {state}" for state in states)
     best = max((one for one in found if one.best_top1 is not None), key=lambda one: one.best_top1 or 0.0, default=None)

@@ -33,6 +33,7 @@ COMMANDS = {
     "distrib verify exact --worlds 1 2": ("--changes 0 --updates 6", 0),
     "distrib verify order --worlds 1 2": ("--updates 2", 0),
     "distrib diff runs/first runs/exact": ("", 1),
+    "distrib compare runs/first runs/exact --out comparison.html": ("", 0),
     "python distrib/train.py --config configs/quickstart.yaml --exact --name alone": ("--epochs 1", 0),
     "launch/cpu.sh 2 --config configs/quickstart.yaml --exact --name together": ("--epochs 1", 0),
     "distrib diff runs/alone runs/together": ("", 0),
@@ -67,7 +68,11 @@ def test_the_command_does_what_the_readme_says(line, out):
     added, code = COMMANDS[line]
     if "train.py" in line or "launch/" in line:
         added = f"{added} --out {out} --wandb off" if "--help" not in line else added
-    words = shlex.split(f"{line} {added}".replace("runs/", f"{out}/").replace("said.", f"{out}/said."))
+    words = shlex.split(
+        f"{line} {added}".replace("runs/", f"{out}/")
+        .replace("said.", f"{out}/said.")
+        .replace("comparison.", f"{out}/c.")
+    )
     done = run(words, expect=code, CUDA_VISIBLE_DEVICES="")
     assert "Traceback" not in done.stderr
     assert done.stdout or code == 2

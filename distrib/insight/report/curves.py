@@ -33,13 +33,15 @@ def figure(x: str, y: str, **layout: Any) -> go.Figure:
     )
 
 
-def line(x: Column, y: Column, name: str, color: str, **more: Any) -> go.Scatter:
-    """A curve, thinned so that its extremes and gaps stay."""
+def line(x: Column, y: Column, name: str, color: str | None, **more: Any) -> go.Scatter:
+    """A curve, thinned so that its extremes and gaps stay; without a colour it takes the next of plotly's."""
     kept = thin(y, POINTS)
-    return go.Scatter(x=x[kept].tolist(), y=_gaps(y[kept]), name=name, line={"color": color}, mode="lines", **more)
+    return go.Scatter(
+        x=x[kept].tolist(), y=gaps_as_none(y[kept]), name=name, line={"color": color}, mode="lines", **more
+    )
 
 
-def _gaps(values: Column) -> list[float | None]:
+def gaps_as_none(values: Column) -> list[float | None]:
     """Plotly takes None for a gap; JSON knows no NaN."""
     return [None if np.isnan(value) else value for value in values.tolist()]
 
@@ -100,11 +102,16 @@ def accuracy(history: History) -> go.Figure:
 def gap(history: History) -> go.Figure:
     """Training accuracy less test accuracy, with the lines of over-fitting."""
     chart = figure("epoch", "train less test accuracy, points")
-    difference = 100 * (column(history.epochs, "train_top1") - column(history.epochs, "test_top1"))
-    chart.add_trace(line(column(history.epochs, "epoch"), difference, "gap", BLUE).update(mode="lines+markers"))
+    points = difference(history.epochs)
+    chart.add_trace(line(column(history.epochs, "epoch"), points, "gap", BLUE).update(mode="lines+markers"))
     for height, text in ((MILDLY_OVERFITTED, "mild over-fitting"), (OVERFITTED, "over-fitting")):
         chart.add_hline(height, line={"color": RED, "dash": "dot"}, annotation_text=f"{text}: {height:g}")
     return chart
+
+
+def difference(epochs: list[Record]) -> Column:
+    """(epochs,): training accuracy less test accuracy, points."""
+    return 100 * (column(epochs, "train_top1") - column(epochs, "test_top1"))
 
 
 def rate(history: History) -> go.Figure:

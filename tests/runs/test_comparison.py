@@ -1,0 +1,65 @@
+"""`distrib compare` on runs that were really trained."""
+
+import html
+import re
+
+import pytest
+
+from tests.launching import journal, run, train
+from tests.runs.test_report import charts, curve
+
+GRID = "common: {config: configs/quickstart.yaml, epochs: 2, wandb: off}\ngrid: {lr: [0.1, 0.02], seed: [0, 1]}\n"
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    """The folder of a sweep of two rates with two seeds each."""
+    out = tmp_path_factory.mktemp("sweep")
+    (out / "rates.yaml").write_text(GRID)
+    run(["distrib", "sweep", str(out / "rates.yaml"), "--local", "--out", str(out)])
+    return out / "rates"
+
+
+def best(folder):
+    return max(record["test_top1"] for record in journal(folder) if record["kind"] == "epoch")
+
+
+def test_a_sweep_is_compared_setting_by_setting(sweep, tmp_path):
+    done = run(["distrib", "compare", "--sweep", str(sweep), "--out", str(tmp_path / "page.html")])
+    rows = [line for line in done.stdout.splitlines() if line.startswith("lr=")]
+    assert len(rows) == 4
+    for row in rows:
+        folder = sweep / row.split()[0]
+        assert f"{100 * best(folder):.2f} % (epoch " in row
+        assert "391,466  " in row
+    assert re.search(r"^setting +lr=0.1,seed=0 ", done.stdout, re.MULTILINE)
+    assert re.search(r"^lr +0.1 +0.1 +0.02 +0.02$", done.stdout, re.MULTILINE)
+    assert re.search(r"^lr 0.1 against lr 0.02: [+-]\d+.\d\d points \(95 %: .*; seeds\): ", done.stdout, re.MULTILINE)
+    text = (tmp_path / "page.html").read_text()
+    drawn = charts(text)
+    names = {f"accuracy-{x}" for x in ("epoch", "update", "minutes", "pflop")}
+    assert set(drawn) == {*names, "best-bars", "loss-epoch", "gap-epoch"}
+    for row in rows:
+        name = row.split()[0]
+        scores = [record["test_top1"] for record in journal(sweep / name) if record["kind"] == "epoch"]
+        assert all(curve(drawn[chart], name) == scores for chart in names)
+    assert drawn["best-bars"]["data"][0]["y"] == [best(sweep / row.split()[0]) for row in rows]
+
+
+def test_runs_are_compared_whatever_their_names(sweep, tmp_path):
+    flags = ("--config", "configs/quickstart.yaml", "--epochs", 1, "--out", tmp_path, "--name", "<b>mine")
+    train(*flags)
+    words = ["distrib", "compare", str(tmp_path / "<b>mine"), str(sweep / "lr=0.1,seed=0")]
+    done = run([*words, "--out", str(tmp_path / "page.html")])
+    assert "<b>mine" in done.stdout
+    assert "one seed" in done.stdout
+    text = (tmp_path / "page.html").read_text()
+    assert html.escape("<b>mine") in text
+    assert "<b>" not in text
+
+
+@pytest.mark.parametrize("words", [[], ["ONE"], ["ONE", "absent"]])
+def test_what_cannot_be_compared(sweep, tmp_path, words):
+    one = str(sweep / "lr=0.1,seed=0")
+    done = run(["distrib", "compare", *(one if word == "ONE" else word for word in words)], expect=2)
+    assert done.stderr.count("error:") == 1
