@@ -10,6 +10,9 @@ fi
 
 # A worker that was told to end may be saving. torchrun would kill it after 30 seconds.
 export PET_SHUTDOWN_TIMEOUT="${PET_SHUTDOWN_TIMEOUT:-120}"
+# Workers that torchrun starts again (PET_MAX_RESTARTS) would find in the store of its agents what the first ones have
+# left there, and wait for those for ever. This gives each start a store of its own.
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE="${TORCH_DISABLE_SHARE_RDZV_TCP_STORE:-1}"
 # With which a cluster says that time is nearly up. torchrun would die of it.
 signals=SIGTERM,SIGINT,SIGQUIT,SIGUSR2
 if [[ $(trap -p HUP) != "trap -- '' SIGHUP" ]]; then

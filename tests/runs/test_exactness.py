@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from distrib.lifecycle.processes import fast_at_bf16
 from tests.launching import journal, real_images, run
 
 VERIFY = [sys.executable, "-m", "distrib", "verify"]
@@ -49,14 +50,16 @@ def test_any_number_of_processes_and_changes_of_it_give_the_same_bits(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.data
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2400)
 @pytest.mark.parametrize(("model", "precision"), [("resnet9", "bf16"), ("resnet18", "fp32")])  # minutes each
 def test_real_networks_on_real_images_have_one_hash_on_1_to_8_processes(tmp_path, model, precision):
+    if precision == "bf16" and not fast_at_bf16("cpu"):
+        pytest.skip("this CPU has no instructions for bf16: in place of minutes it would take an hour")
     flags = f"--model {model} --width None --image-size 32 --train-images 160 --test-images 100 --batch-size 16".split()
     flags += ["--precision", precision, "--label-smoothing", "0.1", "--flip", "random", "--data", f"hf:{real_images()}"]
     # By this seed the last run goes from 4 processes to 1, 8 and 2.
     words = [*VERIFY, "exact", "--changes", "1", "--seed", "9", "--dir", str(tmp_path), "--", *flags]
-    done = run(words, timeout=850)
+    done = run(words, timeout=2350)
     rows = ROW.findall(done.stdout)
     assert [row[0] for row in rows] == ["1", "2", "4", "8", "4, killed at 12 > 1, killed at 15 > 8, killed at 20 > 2"]
     assert {row[1] for row in rows} == {"30"}
