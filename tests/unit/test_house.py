@@ -115,5 +115,10 @@ def test_no_function_is_over_60_lines_and_most_are_short() -> None:
     assert statistics.median(lengths.values()) <= 15
 
 
+def test_no_two_files_of_tests_bear_the_same_name() -> None:
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert len(names) == len(set(names))  # pytest imports them by their names alone
+
+
 def test_there_is_no_drawer_for_odds_and_ends() -> None:
     assert not {path.stem for path in MODULES} & {"utils", "util", "common", "helpers", "misc"}
