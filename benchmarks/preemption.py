@@ -59,7 +59,7 @@ class Job:
     def wait(self, holds: Callable[[], bool]) -> float:
         """Wait until something holds; the time at which it does."""
         while not holds():
-            assert self.state() in ("PENDING", "RUNNING", "COMPLETING", "COMPLETED"), self.output.read_text()
+            assert self.state() not in ("FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL"), self.output.read_text()
             time.sleep(0.2)  # leaves the cores to the job
         return time.perf_counter()
 

@@ -76,7 +76,7 @@ class Job:
         end = time.monotonic() + PATIENCE
         while not ((self.folder / "metrics.jsonl").exists() and any(map(enough, whole_records(self.folder)))):
             state = self.facts()["JobState"]
-            assert state in ("PENDING", "RUNNING", "COMPLETING"), f"{state}:\n{self.output}"
+            assert state in ("PENDING", "RUNNING", "SIGNALING", "REQUEUED", "COMPLETING"), f"{state}:\n{self.output}"
             assert time.monotonic() < end, self.output
             time.sleep(0.05)
 
