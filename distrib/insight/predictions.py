@@ -1,6 +1,6 @@
 """What a network says of each test image: collected, saved, and read back for analysis."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from distrib.learning.averaging import averaged_statistics
 from distrib.lifecycle.processes import Processes
 from distrib.settings import SettingsError
 
-ARRAYS = ("index", "label", "probabilities", "features", "classes")
 KINDS = (".npz", ".parquet")
 
 
@@ -79,7 +78,7 @@ def save(predictions: Predictions, path: Path) -> None:
     check_kind(path)
     try:
         if path.suffix == ".npz":
-            np.savez_compressed(path, **{name: getattr(predictions, name) for name in ARRAYS})
+            np.savez_compressed(path, **vars(predictions))
         else:
             parquet.write_table(_table(predictions), path)
     except OSError as error:
@@ -94,7 +93,7 @@ def load(path: Path) -> Predictions:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            found = Predictions(**{name: file[name] for name in ARRAYS})
+            found = Predictions(**{field.name: file[field.name] for field in fields(Predictions)})
     except FileNotFoundError:
         raise SettingsError(f"there is no file {path}: distrib evaluate RUN --save {path} writes it") from None
     except (OSError, ValueError, KeyError, EOFError) as error:

@@ -3,11 +3,15 @@
 import dataclasses
 import json
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import tyro
+from numpy.typing import NDArray
+from PIL import Image
 
 from distrib import command
 from distrib.insight.evaluation import prepare
@@ -21,7 +25,7 @@ from distrib.lifecycle.ending import Ending
 from distrib.lifecycle.files import write_whole
 from distrib.lifecycle.folder import RunFolder
 from distrib.lifecycle.processes import start
-from distrib.settings import SettingsError
+from distrib.settings import Settings, SettingsError
 from distrib.zoo import anatomy, registry
 
 SHOWN = 32  # images in a gallery
@@ -87,7 +91,7 @@ def journal_sections(folder: RunFolder, history: History) -> list[Section]:
     share = curves.clipped_share(history, clip)
     clipped = page.paragraph(f"{share:.1%} of the updates were clipped to {clip:g}.") if share is not None else ""
     return [
-        Section("run", "The run", page.facts(run_facts(folder, history))),
+        Section("run", "The run", page.facts(run_facts(folder, settings, history))),
         Section("verdict", "Verdict", page.facts(verdict_facts(history))),
         Section(
             "curves",
@@ -108,9 +112,9 @@ def journal_sections(folder: RunFolder, history: History) -> list[Section]:
     ]
 
 
-def run_facts(folder: RunFolder, history: History) -> list[tuple[str, str]]:
+def run_facts(folder: RunFolder, settings: Settings, history: History) -> list[tuple[str, str]]:
     """What the run is, where and how it ran, and what it cost."""
-    settings, where = command.load(folder.settings), environment(folder)
+    where = environment(folder)
     words = where.get("command")
     rows = [
         ("model", settings.model.model),
@@ -173,11 +177,11 @@ def verdict_facts(history: History) -> list[tuple[str, str]]:
     return [*rows, ("time in epochs, of all", f"{duration(training)} of {duration(total)}")]
 
 
-def image_sections(said: Predictions, image: Any) -> list[Section]:
+def image_sections(said: Predictions, image: Callable[[int], Image.Image]) -> list[Section]:
     """What the network makes of the test images; ``image`` gives one by its index."""
     names = said.classes.tolist()
 
-    def shown(rows: Any) -> str:
+    def shown(rows: NDArray[np.int64]) -> str:
         return page.gallery(
             (
                 pictures.picture(image(int(said.index[row]))),
@@ -201,7 +205,7 @@ def image_sections(said: Predictions, image: Any) -> list[Section]:
     ]
 
 
-def feature_map(said: Predictions, image: Any) -> str:
+def feature_map(said: Predictions, image: Callable[[int], Image.Image]) -> str:
     """t-SNE of the features; the images are on a sheet, of which the page shows the one below the pointer."""
     rows, places = analysis.feature_map(said)
     if not len(rows):
