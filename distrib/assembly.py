@@ -28,7 +28,8 @@ from distrib.learning.state import Progress, TrainState, load_weights
 from distrib.lifecycle import checkpoints
 from distrib.lifecycle.checkpoints import Checkpoint, Retention
 from distrib.lifecycle.ending import DIVERGED, FAILED, Ending, say
-from distrib.lifecycle.folder import RunFolder, write_environment
+from distrib.lifecycle.environment import write_environment
+from distrib.lifecycle.folder import RunFolder
 from distrib.lifecycle.heartbeat import Pulse
 from distrib.lifecycle.journal import Journal, cut_back
 from distrib.lifecycle.numerics import Fingerprint, changes, common, fingerprint, numerics_of

@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     with StopRequest() as stop, Ending(stop) as ending:
         # Only now, seconds of imports: a typo was answered before, and a signal is heeded from here on.
         from distrib.assembly import assemble, begin, resolve  # noqa: PLC0415
-        from distrib.lifecycle.folder import open_run, recall  # noqa: PLC0415
+        from distrib.lifecycle.opening import open_run, recall  # noqa: PLC0415
         from distrib.lifecycle.processes import start  # noqa: PLC0415
         from distrib.lifecycle.watchdog import watch  # noqa: PLC0415
 

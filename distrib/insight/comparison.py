@@ -14,7 +14,8 @@ from distrib import command
 from distrib.insight.console import harmonic_mean
 from distrib.insight.history import History, load_history
 from distrib.insight.summary import spent
-from distrib.lifecycle.folder import FREE, RunFolder
+from distrib.lifecycle.folder import RunFolder
+from distrib.lifecycle.opening import FREE
 from distrib.settings import SettingsError
 
 SURE = 0.95  # of an interval of confidence

@@ -12,7 +12,8 @@ from distrib.insight.sameness import first_other_number, first_other_tensor, num
 from distrib.insight.summary import aligned
 from distrib.lifecycle import checkpoints
 from distrib.lifecycle.checkpoints import Checkpoint
-from distrib.lifecycle.folder import FREE, RunFolder
+from distrib.lifecycle.folder import RunFolder
+from distrib.lifecycle.opening import FREE
 from distrib.settings import SettingsError
 
 

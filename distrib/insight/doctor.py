@@ -17,7 +17,7 @@ from distrib.insight.machine import NOTE, OK, PROBLEM, Finding
 from distrib.insight.readiness import Prospect
 from distrib.insight.summary import aligned
 from distrib.lifecycle.ending import BAD_SETTINGS, FINISHED, Ending
-from distrib.lifecycle.folder import recall
+from distrib.lifecycle.opening import recall
 from distrib.lifecycle.preflight import check_ranks, who
 from distrib.lifecycle.processes import REFUSALS, Processes, host, start
 from distrib.settings import Settings, SettingsError

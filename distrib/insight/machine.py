@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from distrib import __version__
-from distrib.lifecycle.folder import device_name
+from distrib.lifecycle.environment import device_name
 from distrib.lifecycle.preflight import bytes_text
 from distrib.lifecycle.processes import choose_device, choose_precision, fast_at_bf16
 from distrib.settings import Compute, Settings

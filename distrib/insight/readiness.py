@@ -21,7 +21,8 @@ from distrib.insight.machine import NOTE, OK, PROBLEM, Finding, unreachable
 from distrib.insight.tracking import has_key, mode
 from distrib.learning.rates import Rates
 from distrib.lifecycle.checkpoints import every
-from distrib.lifecycle.folder import RunFolder, compare
+from distrib.lifecycle.folder import RunFolder
+from distrib.lifecycle.opening import compare
 from distrib.lifecycle.preflight import bytes_text, check_data, checkpoint_bytes, image_facts, room_in, written
 from distrib.lifecycle.processes import Processes
 from distrib.settings import Data, Settings, SettingsError

@@ -5,7 +5,7 @@ import shlex
 from distrib.insight.console import harmonic_mean
 from distrib.insight.summary import aligned, spent, summarize
 from distrib.learning.engine import Trainer
-from distrib.lifecycle.folder import device_name
+from distrib.lifecycle.environment import device_name
 from distrib.lifecycle.journal import read
 from distrib.lifecycle.numerics import inexact_since
 from distrib.zoo.anatomy import parameters

@@ -13,8 +13,9 @@ from torch import nn
 
 from distrib.images.splits import ImageData
 from distrib.lifecycle.checkpoints import every
+from distrib.lifecycle.environment import environment
 from distrib.lifecycle.files import sync
-from distrib.lifecycle.folder import RunFolder, environment
+from distrib.lifecycle.folder import RunFolder
 from distrib.lifecycle.numerics import HOUSE, code_digest, fingerprint
 from distrib.lifecycle.processes import Processes, host
 from distrib.settings import Settings, SettingsError

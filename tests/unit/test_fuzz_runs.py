@@ -37,7 +37,7 @@ from distrib.learning.averaging import WeightAverage, statistics
 from distrib.learning.optimizers import make_optimizer
 from distrib.learning.patience import EarlyStop, Plateau
 from distrib.learning.state import Progress, TrainState, load_weights
-from distrib.lifecycle import checkpoints, folder, journal
+from distrib.lifecycle import checkpoints, journal, opening
 from distrib.lifecycle.checkpoints import MANIFEST, STATE, Checkpoint, Retention
 from distrib.lifecycle.folder import RunFolder
 from distrib.lifecycle.heartbeat import Beat, Heartbeats, Pulse
@@ -331,7 +331,7 @@ def write_journal(path: Path) -> None:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = RunFolder(tmp_path_factory.mktemp("whole") / "run")
     made.checkpoints.mkdir(parents=True)
-    folder._write_settings(made, SETTINGS)
+    opening._write_settings(made, SETTINGS)
     for update, top1 in SCORES.items():
         save(made.checkpoints, update, top1)
     write_journal(made.journal)
@@ -1042,7 +1042,7 @@ def test_other_names_are_those_of_folders(tmp_path: Path, name: str) -> None:
     path, _ = prepared(settings)
     assert [entry.name for entry in tmp_path.iterdir()] == [name]
     assert path.name == name
-    assert folder.recall(settings) == settings
+    assert opening.recall(settings) == settings
 
 
 @pytest.mark.parametrize("key", ["out", "data_root", "init", "wandb_project"])
@@ -1056,7 +1056,7 @@ def test_what_no_command_line_can_say_is_refused_in_a_recipe(tmp_path: Path, key
 def test_a_place_whose_name_is_too_long_is_refused(tmp_path: Path) -> None:
     place = tmp_path / ("x" * 300)
     settings = dataclasses.replace(SETTINGS, lifecycle=Lifecycle(name="run", out=place))
-    assert refusal(lambda: folder.recall(settings), place)
+    assert refusal(lambda: opening.recall(settings), place)
     assert refusal(lambda: prepared(settings), place)
     assert refusal(lambda: load_run(place), place)
     assert refusal(lambda: checkpoints.weights(place), place)
@@ -1144,7 +1144,7 @@ def prepared(settings: Settings) -> tuple[Path, Path | None]:
     lock = Lock()
     try:
         with redirect_stderr(io.StringIO()):
-            path, saved = folder._prepare(folder.recall(settings), lock)
+            path, saved = opening._prepare(opening.recall(settings), lock)
             state = Checkpoint(saved).state if saved else {"update": 0, "epoch": 0}
             assembly.clear(RunFolder(path), SimpleNamespace(**state))  # type: ignore[arg-type]
     finally:

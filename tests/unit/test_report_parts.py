@@ -10,7 +10,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from distrib.insight.history import COLUMNS, History
 from distrib.insight.predictions import Predictions, load, save
-from distrib.insight.report import analysis, curves, page, pictures
+from distrib.insight.report import analysis, curves, figures, page, pictures
 from distrib.insight.report.page import Section
 from distrib.insight.report.writing import restarts
 from distrib.settings import SettingsError
@@ -199,8 +199,8 @@ def test_names_are_text_wherever_they_stand():
     found = said()
     names = [NASTY, *found.classes[1:].tolist()]
     sheet = pictures.picture(Image.new("RGB", (8, 8)))
-    content = page.chart("matrix", curves.matrix(analysis.confusion(found), names))
-    content += page.chart("map", curves.plane(np.zeros((200, 2), np.float32), found.label, names, [NASTY] * 200))
+    content = page.chart("matrix", figures.matrix(analysis.confusion(found), names))
+    content += page.chart("map", figures.plane(np.zeros((200, 2), np.float32), found.label, names, [NASTY] * 200))
     content += page.table([NASTY], [[NASTY]]) + page.facts([(NASTY, NASTY)]) + page.paragraph(NASTY)
     content += page.gallery([(sheet, NASTY, NASTY, 0.5), (sheet, NASTY, "other", 0.5)])
     text = page.page(NASTY, NASTY, [Section("all", NASTY, content)])

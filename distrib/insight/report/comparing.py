@@ -15,7 +15,8 @@ from distrib.insight.comparison import Contender, Difference, Variant, differenc
 from distrib.insight.history import Column
 from distrib.insight.report import curves, page
 from distrib.insight.report.page import Section
-from distrib.insight.report.writing import TRAINED, write
+from distrib.insight.report.seen import TRAINED
+from distrib.insight.report.writing import write
 from distrib.insight.runs import load_run
 from distrib.insight.summary import columns, duration
 from distrib.lifecycle.ending import Ending

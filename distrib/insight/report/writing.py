@@ -1,35 +1,22 @@
 """``distrib report RUN``: everything there is to see of a run, in one file."""
 
-import dataclasses
 import json
 import shlex
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import tyro
-from numpy.typing import NDArray
-from PIL import Image
 
 from distrib import command
-from distrib.insight.evaluation import prepare
 from distrib.insight.history import History, load_history
-from distrib.insight.predictions import Predictions, collect
-from distrib.insight.report import analysis, curves, page, pictures
+from distrib.insight.report import curves, page
 from distrib.insight.report.page import Section
-from distrib.insight.runs import Run, load_run
 from distrib.insight.summary import duration, spent, verdict
 from distrib.lifecycle.ending import Ending
 from distrib.lifecycle.files import write_whole
 from distrib.lifecycle.folder import RunFolder
-from distrib.lifecycle.processes import start
 from distrib.settings import Settings, SettingsError
-from distrib.zoo import anatomy, registry
-
-SHOWN = 32  # images in a gallery
-TRAINED = 3  # times a forward pass that an image in training costs: forward, and backward twice as much
 
 
 @dataclass(frozen=True)
@@ -52,12 +39,9 @@ def main(arguments: list[str]) -> int:
         history = load_history(folder.journal)
         sections = journal_sections(folder, history)
         if not request.curves:
-            run = load_run(request.run)
-            processes = start(dataclasses.replace(run.settings.compute, device="auto"))
-            ending.then(processes.close)
-            network, feed = prepare(run, processes)
-            said = collect(network, feed, processes, channels_last=run.settings.compute.channels_last)
-            sections += [*image_sections(said, feed.image), layer_section(run)]
+            from distrib.insight.report.seen import network_sections  # noqa: PLC0415 - seconds, of torch and more
+
+            sections += network_sections(request.run, ending)
         out = request.out or folder.path / "report.html"
         write(out, page.page(folder.name, one_line(history), sections))
         print(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB)")
@@ -175,65 +159,3 @@ def verdict_facts(history: History) -> list[tuple[str, str]]:
     total, training = spent(history.events), sum(record["seconds"] for record in history.epochs)
     rows = verdict(history.epochs).rows()
     return [*rows, ("time in epochs, of all", f"{duration(training)} of {duration(total)}")]
-
-
-def image_sections(said: Predictions, image: Callable[[int], Image.Image]) -> list[Section]:
-    """What the network makes of the test images; ``image`` gives one by its index."""
-    names = said.classes.tolist()
-
-    def shown(rows: NDArray[np.int64]) -> str:
-        return page.gallery(
-            (
-                pictures.picture(image(int(said.index[row]))),
-                names[said.label[row]],
-                names[said.predicted[row]],
-                float(said.confidence[row]),
-            )
-            for row in rows
-        )
-
-    scores = [dataclasses.astuple(row) for row in analysis.class_scores(said)]
-    calibrated = analysis.calibration(said)
-    error = page.paragraph(f"Expected calibration error: {calibrated.error:.2%}.")
-    return [
-        Section("confusion", "Confusion matrix", page.chart("matrix", curves.matrix(analysis.confusion(said), names))),
-        Section("classes", "Classes", page.table(["class", "precision", "recall", "F1", "images"], scores)),
-        Section("calibration", "Calibration", error + page.chart("reliability", curves.reliability(calibrated))),
-        Section("errors", "Most confident errors", shown(analysis.worst(said, SHOWN))),
-        Section("predictions", "Some predictions", shown(analysis.some(said, SHOWN))),
-        Section("features", "Map of the features", feature_map(said, image)),
-    ]
-
-
-def feature_map(said: Predictions, image: Callable[[int], Image.Image]) -> str:
-    """t-SNE of the features; the images are on a sheet, of which the page shows the one below the pointer."""
-    rows, places = analysis.feature_map(said)
-    if not len(rows):
-        return page.paragraph("There are too few test images for a map.")
-    names = said.classes.tolist()
-    texts = [f"{names[said.label[row]]}, predicted {names[said.predicted[row]]}" for row in rows]
-    drawn = curves.plane(places, said.label[rows], names, texts)
-    tiles = pictures.sheet([image(int(said.index[row])) for row in rows])
-    sheet = (
-        f'<img id="sheet" hidden alt="" src="{tiles}" data-side="{pictures.TILE}" data-columns="{pictures.COLUMNS}">'
-    )
-    told = (
-        f"t-SNE of {len(rows):,} test images, coloured by class. Images that the network takes for alike lie together."
-    )
-    return page.paragraph(told) + page.chart("feature-map", drawn) + sheet + '<div id="tile"></div>'
-
-
-def layer_section(run: Run) -> Section:
-    """The network, layer by layer, and what it costs."""
-    size, classes = run.preprocessing.size, len(run.preprocessing.classes)
-    net = registry.blueprint(run.settings.model, classes=classes, image_size=size)
-    flops = anatomy.forward_flops(net, size)
-    images = run.checkpoint.state["data"]["train_images"] * run.checkpoint.state["epoch"]
-    rows = [
-        ("parameters", f"{anatomy.parameters(net):,}"),
-        *((name, f"{count:,}") for name, count in anatomy.components(net).items()),
-        ("forward pass of an image", f"{flops / 1e6:,.1f} MFLOP"),
-        ("training up to this checkpoint, about", f"{TRAINED * flops * images / 1e15:.3g} PFLOP"),
-    ]
-    layers = [(a.name, a.kind, " x ".join(map(str, a.output_shape)), a.parameters) for a in anatomy.layers(net, size)]
-    return Section("layers", "Layers", page.facts(rows) + page.table(["layer", "kind", "output", "parameters"], layers))

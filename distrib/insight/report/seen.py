@@ -1,0 +1,97 @@
+"""What a run's network makes of the test images, and what it consists of, as parts of the report."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from distrib.insight.evaluation import prepare
+from distrib.insight.predictions import Predictions, collect
+from distrib.insight.report import analysis, figures, page, pictures
+from distrib.insight.report.page import Section
+from distrib.insight.runs import Run, load_run
+from distrib.lifecycle.ending import Ending
+from distrib.lifecycle.processes import start
+from distrib.zoo import anatomy, registry
+
+SHOWN = 32  # images in a gallery
+TRAINED = 3  # times a forward pass that an image in training costs: forward, and backward twice as much
+
+
+def network_sections(path: Path, ending: Ending) -> list[Section]:
+    """What the best checkpoint of the run at ``path`` shows. What it starts is closed at the ending.
+
+    Raises:
+        SettingsError: there is no checkpoint, or the test images are not there.
+    """
+    run = load_run(path)
+    processes = start(dataclasses.replace(run.settings.compute, device="auto"))
+    ending.then(processes.close)
+    network, feed = prepare(run, processes)
+    said = collect(network, feed, processes, channels_last=run.settings.compute.channels_last)
+    return [*image_sections(said, feed.image), layer_section(run)]
+
+
+def image_sections(said: Predictions, image: Callable[[int], Image.Image]) -> list[Section]:
+    """What the network makes of the test images; ``image`` gives one by its index."""
+    names = said.classes.tolist()
+
+    def shown(rows: NDArray[np.int64]) -> str:
+        return page.gallery(
+            (
+                pictures.picture(image(int(said.index[row]))),
+                names[said.label[row]],
+                names[said.predicted[row]],
+                float(said.confidence[row]),
+            )
+            for row in rows
+        )
+
+    scores = [dataclasses.astuple(row) for row in analysis.class_scores(said)]
+    calibrated = analysis.calibration(said)
+    error = page.paragraph(f"Expected calibration error: {calibrated.error:.2%}.")
+    return [
+        Section("confusion", "Confusion matrix", page.chart("matrix", figures.matrix(analysis.confusion(said), names))),
+        Section("classes", "Classes", page.table(["class", "precision", "recall", "F1", "images"], scores)),
+        Section("calibration", "Calibration", error + page.chart("reliability", figures.reliability(calibrated))),
+        Section("errors", "Most confident errors", shown(analysis.worst(said, SHOWN))),
+        Section("predictions", "Some predictions", shown(analysis.some(said, SHOWN))),
+        Section("features", "Map of the features", feature_map(said, image)),
+    ]
+
+
+def feature_map(said: Predictions, image: Callable[[int], Image.Image]) -> str:
+    """t-SNE of the features; the images are on a sheet, of which the page shows the one below the pointer."""
+    rows, places = analysis.feature_map(said)
+    if not len(rows):
+        return page.paragraph("There are too few test images for a map.")
+    names = said.classes.tolist()
+    texts = [f"{names[said.label[row]]}, predicted {names[said.predicted[row]]}" for row in rows]
+    drawn = figures.plane(places, said.label[rows], names, texts)
+    tiles = pictures.sheet([image(int(said.index[row])) for row in rows])
+    sheet = (
+        f'<img id="sheet" hidden alt="" src="{tiles}" data-side="{pictures.TILE}" data-columns="{pictures.COLUMNS}">'
+    )
+    told = (
+        f"t-SNE of {len(rows):,} test images, coloured by class. Images that the network takes for alike lie together."
+    )
+    return page.paragraph(told) + page.chart("feature-map", drawn) + sheet + '<div id="tile"></div>'
+
+
+def layer_section(run: Run) -> Section:
+    """The network, layer by layer, and what it costs."""
+    size, classes = run.preprocessing.size, len(run.preprocessing.classes)
+    net = registry.blueprint(run.settings.model, classes=classes, image_size=size)
+    flops = anatomy.forward_flops(net, size)
+    images = run.checkpoint.state["data"]["train_images"] * run.checkpoint.state["epoch"]
+    rows = [
+        ("parameters", f"{anatomy.parameters(net):,}"),
+        *((name, f"{count:,}") for name, count in anatomy.components(net).items()),
+        ("forward pass of an image", f"{flops / 1e6:,.1f} MFLOP"),
+        ("training up to this checkpoint, about", f"{TRAINED * flops * images / 1e15:.3g} PFLOP"),
+    ]
+    layers = [(a.name, a.kind, " x ".join(map(str, a.output_shape)), a.parameters) for a in anatomy.layers(net, size)]
+    return Section("layers", "Layers", page.facts(rows) + page.table(["layer", "kind", "output", "parameters"], layers))
