@@ -24,8 +24,8 @@ step() {
   local several=()
   if ((processes > 1)); then
     local head
-    head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-    head=$(scontrol --oneliner show node "$head" | grep -oP '\bNodeAddr=\K\S+')
+    head=$(scontrol show hostnames "$SLURM_JOB_NODELIST")  # all of them: one who stops reading kills who still writes
+    head=$(scontrol --oneliner show node "${head%%$'\n'*}" | grep -oP '\bNodeAddr=\K\S+')
     several=(--multi_gpu --rdzv_backend static --main_process_ip "$head")
     several+=(--main_process_port $((20000 + SLURM_JOB_ID % 10000)))
   fi
