@@ -14,6 +14,7 @@ from distrib.images import sources
 from distrib.images.feed import Feed
 from distrib.images.order import check_shares, own_shares
 from distrib.insight.console import Console
+from distrib.insight.reporter import Reporter, write_report
 from distrib.insight.telling import closing_text, header
 from distrib.insight.tracking import Tracker, mode
 from distrib.learning.averaging import WeightAverage
@@ -232,7 +233,11 @@ def begin(trainer: Trainer, *, resumed: bool, ending: Ending) -> None:
     trainer.journal.add(console)
     if wandb != "off":
         config = settings.flat()
-        trainer.journal.add(Tracker(folder.path, folder.name, settings.tracking.wandb_project, wandb, config))
+        shown = trainer.feed.test.image if settings.tracking.report and settings.tracking.wandb_tables else None
+        project = settings.tracking.wandb_project
+        trainer.journal.add(Tracker(folder, project, wandb, config, image=shown))
+    if settings.tracking.report:
+        trainer.journal.add(Reporter(folder, trainer.journal.event))
     event = "resume" if resumed else "start"
     trainer.journal.event(event, update=progress.update, epoch=progress.epoch, world_size=trainer.processes.size)
 
@@ -251,5 +256,9 @@ def finish(trainer: Trainer, ending: Ending) -> None:
         facts["signal"] = trainer.stop.signal
     how = "failed" if ending.code in (FAILED, DIVERGED) else "end" if progress.finished else "stop"
     trainer.journal.event(how, **facts)
-    trainer.journal.close()
     say(closing_text(trainer, failed=how == "failed"), sys.stdout)
+    if how == "end" and trainer.settings.tracking.report:
+        seconds = write_report(trainer.folder, trainer.stop)
+        if seconds is not None:
+            trainer.journal.event("report", update=progress.update, epoch=progress.epoch, cpu_seconds=seconds)
+    trainer.journal.close()

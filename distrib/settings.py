@@ -292,12 +292,17 @@ class Lifecycle:
 
 @dataclass(frozen=True, kw_only=True)
 class Tracking:
-    """Weights & Biases, from rank 0."""
+    """What is shown of it, from rank 0."""
+
+    report: bool = True
+    """Draw the curves into report.html of the run folder while training, and all of the report once it is finished."""
 
     wandb: Literal["auto", "off", "offline", "online"] = "auto"
     """auto: online if a key is configured, else off."""
     wandb_project: str = "distrib"
     """Project of Weights & Biases in which the run appears."""
+    wandb_tables: bool = True
+    """With the report, also show its confusion matrix, table of classes and test images on Weights & Biases."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -341,8 +346,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     return list(value) if isinstance(value, tuple) else value
-
-
-def setting_names() -> tuple[str, ...]:
-    """Names of all settings, in the order of ``--help``."""
-    return tuple(Settings().flat())

@@ -63,13 +63,18 @@ def train(
     *flags: object, world: int = 1, expect: int = 0, timeout: float = TIMEOUT, **changes: str
 ) -> subprocess.CompletedProcess[str]:
     """Train with these flags."""
-    return run([*command(TRAIN, world), "--wandb", "off", *map(str, flags)], expect=expect, timeout=timeout, **changes)
+    return run(
+        [*command(TRAIN, world), "--wandb=off", "--no-report", *map(str, flags)],
+        expect=expect,
+        timeout=timeout,
+        **changes,
+    )
 
 
 def start_train(*flags: object, world: int = 1, **changes: str) -> subprocess.Popen[str]:
     """Start training in a process group of its own, and return at once."""
     return subprocess.Popen(
-        [*command(TRAIN, world), "--wandb", "off", *map(str, flags)],
+        [*command(TRAIN, world), "--wandb=off", "--no-report", *map(str, flags)],
         cwd=ROOT,
         env=environment(**changes),
         stdout=subprocess.PIPE,

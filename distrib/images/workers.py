@@ -103,8 +103,12 @@ class Decoding(Dataset[Decoded]):
 
 def worker_count(wanted: int | None, processes: int) -> int:
     """Workers of each of a node's ``processes``: as many as wanted, else its share of the cores, 16 at most."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(16, max(1, cores // processes)) if wanted is None else wanted
+    return min(16, max(1, cores() // processes)) if wanted is None else wanted
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _serve(training: int, _: int) -> None:

@@ -1,5 +1,6 @@
 """What several runs have in common, and what tells them apart: figures of each, and of the settings they stand for."""
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Iterable
@@ -11,7 +12,9 @@ import numpy as np
 from scipy import stats
 
 from distrib import command
+from distrib.insight import findings
 from distrib.insight.console import harmonic_mean
+from distrib.insight.findings import Findings
 from distrib.insight.history import History, load_history
 from distrib.insight.summary import spent
 from distrib.lifecycle.folder import RunFolder
@@ -29,6 +32,8 @@ class Contender:
     settings: dict[str, Any]
     """By name, all of them."""
     history: History
+    findings: Findings | None = None
+    """What its report found out about the test images, if there is one."""
 
     @property
     def best(self) -> tuple[float, int]:
@@ -110,10 +115,10 @@ def open_runs(paths: Iterable[Path]) -> list[Contender]:
             settings = command.load(folder.settings).flat()
         except OSError as error:
             raise SettingsError(f"{path} is no run folder: {folder.settings.name}: {error.strerror}") from None
-        found.append(Contender(folder.name, settings, history))
+        found.append(Contender(folder.name, settings, history, findings.load(folder.findings)))
     names = [run.name for run in found]
     if len(set(names)) < len(names):  # of folders of the same name, the whole paths tell which
-        found = [Contender(str(path), run.settings, run.history) for path, run in zip(places, found, strict=True)]
+        found = [dataclasses.replace(run, name=str(path)) for path, run in zip(places, found, strict=True)]
     return found
 
 

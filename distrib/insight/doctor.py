@@ -12,6 +12,7 @@ import torch
 from distrib import command
 from distrib.command import first_rank
 from distrib.images.splits import ImageData
+from distrib.images.workers import cores
 from distrib.insight import machine, readiness
 from distrib.insight.machine import NOTE, OK, PROBLEM, Finding
 from distrib.insight.readiness import Prospect
@@ -107,7 +108,7 @@ def look_at_machine(report: Report, settings: Settings, processes: Processes) ->
     """Check what depends on the device and the launcher."""
     report.check("device", partial(machine.precisions, settings.compute, os.environ))
     if processes.device.type == "cpu":
-        counts = (torch.get_num_threads(), processes.local_size, machine.cores())
+        counts = (torch.get_num_threads(), processes.local_size, cores())
         report.check("threads", partial(machine.threads, *counts))
     if "WORLD_SIZE" not in os.environ:
         report.check("port", partial(machine.ports, os.environ))

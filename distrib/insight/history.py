@@ -15,7 +15,10 @@ from distrib.settings import SettingsError
 Column = NDArray[np.float64]
 
 UPDATE = b'{"kind": "update", '
-COLUMNS = ("update", "epoch", "loss", "lr", "momentum", "grad_norm", "images_per_second", "data_wait_share")
+COLUMNS = (
+    *("update", "epoch", "loss", "lr", "momentum", "grad_norm", "images_per_second", "data_wait_share"),
+    "memory",
+)
 """Numbers of an update record."""
 OPTIONS = arrow_json.ParseOptions(
     explicit_schema=pa.schema([(name, pa.float64()) for name in COLUMNS]), unexpected_field_behavior="ignore"

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from distrib import __version__
+from distrib.images.workers import cores
 from distrib.lifecycle.environment import device_name
 from distrib.lifecycle.preflight import bytes_text
 from distrib.lifecycle.processes import choose_device, choose_precision, fast_at_bf16
@@ -65,11 +66,6 @@ def gpus_text() -> str:
     found = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
     kinds = Counter((gpu.name, gpu.total_memory) for gpu in found)
     return ", ".join(f"{count} x {name} ({bytes_text(memory)})" for (name, memory), count in kinds.items())
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def precisions(compute: Compute, environment: Mapping[str, str]) -> list[Finding]:

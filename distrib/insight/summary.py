@@ -59,7 +59,7 @@ def verdict(epochs: list[dict[str, Any]]) -> Verdict:
 
 def spent(events: list[dict[str, Any]]) -> float:
     """Seconds that a run took, over all its starts, from its event records; without what lay in between."""
-    stamps = [(event["event"], event["time"]) for event in events if "time" in event]
+    stamps = [(event["event"], event["time"]) for event in events if "time" in event and event["event"] != "report"]
     return sum(then[1] - now[1] for now, then in pairwise(stamps) if then[0] not in ("start", "resume"))
 
 

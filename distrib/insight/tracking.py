@@ -12,12 +12,17 @@ import queue
 import secrets
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from PIL import Image
+
+from distrib.insight import findings
+from distrib.insight.tables import tables
 from distrib.lifecycle.files import write_whole
+from distrib.lifecycle.folder import RunFolder
 
 Record = dict[str, Any]
 
@@ -57,16 +62,23 @@ class Tracker:
     """A sink of the journal that shows the run on W&B, or keeps it in files that ``wandb sync`` sends later."""
 
     def __init__(
-        self, folder: Path, name: str, project: str, mode: str, config: dict[str, Any], *, patience: float = 60.0
+        self,
+        folder: RunFolder,
+        project: str,
+        mode: str,
+        config: dict[str, Any],
+        *,
+        image: Callable[[int], Image.Image] | None = None,
+        patience: float = 60.0,
     ) -> None:
         """Begin to start W&B in the background; raises nothing that is W&B's fault.
 
-        ``folder`` is the run folder, ``mode`` is ``online`` or ``offline``, and ``patience`` is how long ``close`` may
-        take, in seconds.
+        ``mode`` is ``online`` or ``offline``, and ``patience`` is how long ``close`` may take, in seconds. ``image``
+        gives a test image by its index; without it, the findings of the report are not shown.
         """
         self._folder = folder
-        self._options: dict[str, Any] = {"name": name, "project": project, "mode": mode, "config": config}
-        self._patience = patience
+        self._options: dict[str, Any] = {"name": folder.name, "project": project, "mode": mode, "config": config}
+        self._image, self._patience = image, patience
         self._failed = threading.Event()
         self._records: queue.SimpleQueue[list[Record] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._serve, name="wandb", daemon=True)
@@ -86,14 +98,21 @@ class Tracker:
 
     def _serve(self) -> None:
         try:
-            run = start(self._folder, self._patience / 2, self._options)
-            sent = Sent(self._folder / "wandb" / "sent")
+            run = start(self._folder.path, self._patience / 2, self._options)
+            sent = Sent(self._folder.path / "wandb" / "sent")
             while (records := self._records.get()) is not None:
                 for record in sent.take_new(records):
                     run.log(row(record))
+            self._show_findings(run)
             finish(run)
         except Exception as error:  # noqa: BLE001 - nothing of W&B's may end a run
             self._fail(f"{type(error).__name__}: {error}")
+
+    def _show_findings(self, run: Any) -> None:
+        """Show what the report of a finished run found out, if there is one."""
+        found = findings.load(self._folder.findings) if self._image is not None else None
+        if found is not None and self._image is not None:
+            run.log({"update": found.update} | tables(found, self._image))
 
     def _fail(self, reason: str) -> None:
         if self._failed.is_set():

@@ -72,7 +72,7 @@ def small(flags: list[str], updates: int) -> list[str]:
     """The flags of a small run of so many updates, and the given ones; with --config among them, these alone."""
     ours = [] if "--config" in names(flags) else [*SMALL, f"--train-images={updates // EPOCHS * BATCH}"]
     # What changes nothing that is computed: a recipe keeps its meaning.
-    free = ["--log-every=1", f"--save-every={SAVE_EVERY}", "--wandb=off"]
+    free = ["--log-every=1", f"--save-every={SAVE_EVERY}", "--wandb=off", "--no-report"]
     return [*ours, *free, *flags]  # what comes later wins
 
 

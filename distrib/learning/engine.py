@@ -166,13 +166,14 @@ class Trainer:
         self.pulse.enter("sharing numbers", progress.update)
         rows, seconds, waited = self.meter.look()
         speed = round(len(rows) * self.settings.optimization.batch_size / seconds, 1)
+        shared = {"images_per_second": speed, "data_wait_share": round(waited, 4), "memory": self.processes.memory}
         progress.sums.seconds += seconds
         records = []
         for update, row in enumerate(rows, progress.update - len(rows) + 1):
             if row.finite:
                 progress.sums.add(row.loss, row.hits, row.images)
             record = update_record(update, progress.epoch, row, self.rates, scale)
-            records.append(record | {"images_per_second": speed, "data_wait_share": round(waited, 4)})
+            records.append(record | shared)
         self.journal.write(records)
         self.snapshots.note(wait=False)
         scaler = self.state.scaler

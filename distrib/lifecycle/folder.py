@@ -26,6 +26,16 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def report(self) -> Path:
+        """The page that shows all there is to see."""
+        return self.path / "report.html"
+
+    @property
+    def findings(self) -> Path:
+        """What the report found out about the test images, as data."""
+        return self.report.with_suffix(".json")
+
+    @property
     def checkpoints(self) -> Path:
         """Where the run goes on."""
         return self.path / "checkpoints"

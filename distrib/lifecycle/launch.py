@@ -12,6 +12,11 @@ from contextlib import suppress
 from distrib.settings import SettingsError
 
 SIOCGIFADDR = 0x8915  # Linux: the IPv4 address of a network interface
+LAUNCHED = (
+    *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_"),
+    *("ACCELERATE_", "SLURM_", "PMI"),
+)
+"""How the names of variables begin with which launchers tell a process that it is one of several."""
 PORTS = (20_000, 10_000)  # the first, and how many: below those that Linux gives to outgoing connections
 
 
@@ -44,6 +49,11 @@ def ranks(environment: Mapping[str, str]) -> dict[str, str]:
         "MASTER_ADDR": environment.get("MASTER_ADDR") or address_of(first_node(environment["SLURM_STEP_NODELIST"])),
         "MASTER_PORT": environment.get("MASTER_PORT") or str(port),
     }
+
+
+def apart(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a process that a rank starts and that is itself no rank: without what launchers have set."""
+    return {name: value for name, value in environment.items() if not name.startswith(LAUNCHED)}
 
 
 def tasks_of_nodes(text: str) -> list[int]:

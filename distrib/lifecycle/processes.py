@@ -2,10 +2,12 @@
 
 import contextlib
 import os
+import resource
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -63,6 +65,17 @@ class Processes:
     def is_main(self) -> bool:
         """Whether this is rank 0."""
         return self.rank == 0
+
+    @property
+    def memory(self) -> int | None:
+        """Bytes that this process holds: on a GPU the most that torch has held there so far; None if unknown."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        try:
+            pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+        except OSError:
+            return None  # not Linux
+        return int(pages) * resource.getpagesize()
 
     def gather(self, item: Any) -> list[Any]:
         """The items of all processes, by rank. Every process must call it."""

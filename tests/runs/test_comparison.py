@@ -1,6 +1,7 @@
 """`distrib compare` on runs that were really trained."""
 
 import html
+import json
 import re
 
 import pytest
@@ -8,7 +9,8 @@ import pytest
 from tests.launching import journal, run, train
 from tests.runs.test_report import charts, curve
 
-GRID = "common: {config: configs/quickstart.yaml, epochs: 2, wandb: off}\ngrid: {lr: [0.1, 0.02], seed: [0, 1]}\n"
+GRID = "common: {config: configs/quickstart.yaml, epochs: 2, wandb: off, report: false}\n"
+GRID += "grid: {lr: [0.1, 0.02], seed: [0, 1]}\n"
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +46,13 @@ def test_a_sweep_is_compared_setting_by_setting(sweep, tmp_path):
         scores = [record["test_top1"] for record in journal(sweep / name) if record["kind"] == "epoch"]
         assert all(curve(drawn[chart], name) == scores for chart in names)
     assert drawn["best-bars"]["data"][0]["y"] == [best(sweep / row.split()[0]) for row in rows]
+    assert "No report of these runs tells" in text
 
 
 def test_runs_are_compared_whatever_their_names(sweep, tmp_path):
     flags = ("--config", "configs/quickstart.yaml", "--epochs", 1, "--out", tmp_path, "--name", "<b>mine")
-    train(*flags)
+    train(*flags, "--report")
+    run(["distrib", "report", str(sweep / "lr=0.1,seed=0")])
     words = ["distrib", "compare", str(tmp_path / "<b>mine"), str(sweep / "lr=0.1,seed=0")]
     done = run([*words, "--out", str(tmp_path / "page.html")])
     assert "<b>mine" in done.stdout
@@ -56,6 +60,13 @@ def test_runs_are_compared_whatever_their_names(sweep, tmp_path):
     text = (tmp_path / "page.html").read_text()
     assert html.escape("<b>mine") in text
     assert "<b>" not in text
+    bars = charts(text)["class-bars"]["data"]
+    assert [html.unescape(bar["name"]) for bar in bars] == ["<b>mine", "lr=0.1,seed=0"]
+    for bar, folder in zip(bars, (tmp_path / "<b>mine", sweep / "lr=0.1,seed=0"), strict=True):
+        counts = json.loads((folder / "report.json").read_text())["confusion"]
+        assert bar["x"] == [row[place] / sum(row) for place, row in enumerate(counts)]
+        hits = sum(row[place] for place, row in enumerate(counts))
+        assert hits == round(359 * best(folder))
 
 
 @pytest.mark.parametrize("words", [[], ["ONE"], ["ONE", "absent"]])

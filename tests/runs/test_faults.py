@@ -163,7 +163,17 @@ def test_a_finished_run_that_could_not_be_saved_is_not_called_finished(small_dis
 
 
 def test_an_output_that_nobody_can_read_does_not_stop_a_run(tmp_path, whole):
-    command = [sys.executable, str(TRAIN), "--wandb", "off", *map(str, FLAGS), "--out", str(tmp_path), "--name", "mute"]
+    command = [
+        sys.executable,
+        str(TRAIN),
+        "--wandb=off",
+        "--no-report",
+        *map(str, FLAGS),
+        "--out",
+        str(tmp_path),
+        "--name",
+        "mute",
+    ]
     with open("/dev/full", "w") as full:
         done = subprocess.run(command, cwd=ROOT, env=environment(), stdout=full, stderr=full, check=False, timeout=120)
     assert done.returncode == 0
@@ -266,7 +276,7 @@ def test_whatever_file_of_the_newest_checkpoint_rots_the_next_older_one_is_used(
     for name, (damage, file) in cases.items():
         shutil.copytree(tmp_path / "cut", tmp_path / name)
         damage(tmp_path / name / "checkpoints" / newest.name / file)
-    done = run([sys.executable, "-c", AGAIN, *map(str, flags), "--wandb", "off", "--", *cases])
+    done = run([sys.executable, "-c", AGAIN, *map(str, flags), "--wandb=off", "--no-report", "--", *cases])
     assert done.stderr.count(f"checkpoint {newest.name} is damaged") == len(cases) == 20
     for name in cases:
         (resumed,) = events(tmp_path / name, "resume")

@@ -22,7 +22,7 @@ COMMANDS = {
 }
 each_command = pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
-QUICK = ["--data", "digits", "--model", "simplecnn", "--width", "8", "--wandb", "off", "--name", "quick"]
+QUICK = ["--data", "digits", "--model", "simplecnn", "--width", "8", "--wandb=off", "--no-report", "--name", "quick"]
 
 
 def quick(out, epochs=1):
@@ -118,7 +118,7 @@ def test_a_signal_passes_through_the_script_and_the_run_is_saved(tmp_path):
 def test_torchrun_starts_a_run_again_that_has_lost_a_process(tmp_path):
     flags = ["--data", "synthetic", "--train-images", "1024", "--test-images", "64", "--model", "simplecnn"]
     flags += ["--width", "8", "--epochs", "3", "--batch-size", "16", "--save-every", "10", "--log-every", "1"]
-    flags += ["--wandb", "off", "--name", "quick", "--out"]
+    flags += ["--wandb=off", "--no-report", "--name", "quick", "--out"]
     run([*COMMANDS["cpu.sh"], *flags, str(tmp_path / "undisturbed")])
     process = subprocess.Popen(
         [*COMMANDS["cpu.sh"], *flags, str(tmp_path)],

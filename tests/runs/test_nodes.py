@@ -28,7 +28,7 @@ from tests.launching import (
 )
 
 SCRIPT = "launch/multi_node.sh"
-FLAGS = ("--config", "configs/quickstart.yaml", "--model", "resnet18", "--width", "8", "--wandb", "off")
+FLAGS = ("--config", "configs/quickstart.yaml", "--model", "resnet18", "--width", "8", "--wandb=off", "--no-report")
 FLAGS = (*FLAGS, "--log-every", "1", "--save-every", "10", "--epochs", "4", "--name", "nodes")
 NODES = {"node-a": "10.77.0.1", "node-b": "10.77.0.2"}
 

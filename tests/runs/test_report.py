@@ -5,12 +5,18 @@ import json
 import re
 import shutil
 import signal
+import socket
 import subprocess
 
 import pytest
+import requests
+from selenium.webdriver.common.by import By
 
-from tests.launching import follow, journal, run, start_train, train, updates
+from tests.browser import DESK, PHONE, browser, complaints, hover, marks, open_page, too_wide, wait
+from tests.launching import ROOT, environment, follow, journal, run, start_train, train, updates
+from tests.wandb_files import history
 
+DOCS = ROOT / "docs" / "report.md"
 FLAGS = ("--config", "configs/quickstart.yaml", "--log-every", 1, "--save-every", 10, "--clip-norm", 2)
 FLAGS = (*FLAGS, "--ema-decay", 0.9, "--epochs", 4)
 SECTIONS = {
@@ -18,29 +24,30 @@ SECTIONS = {
     *("confusion", "classes", "calibration", "errors", "predictions", "features", "layers"),
 }
 CHARTS = {
-    *("loss", "accuracy", "gap-curve", "learning-rate", "update-loss", "gradient-norm", "throughput"),
+    *("loss", "accuracy", "gap-curve", "learning-rate", "update-loss", "gradient-norm", "throughput", "memory"),
     *("matrix", "reliability", "feature-map"),
 }
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A run that was killed in its second epoch and went on."""
+    """A run that was killed in its second epoch and went on, and of which its own report was written."""
     out = tmp_path_factory.mktemp("runs")
-    flags = (*FLAGS, "--out", out, "--name", "seen <b>& 🐈")
+    made = out / "seen <b>& 🐈"
+    flags = (*FLAGS, "--out", out, "--name", made.name, "--report", "--wandb", "offline")
     process = start_train(*flags)
-    follow(process, out / "seen <b>& 🐈", lambda record: record.get("update", 0) >= 35)
+    follow(process, made, lambda record: record.get("update", 0) >= 35)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
-    train(*flags)
-    return out / "seen <b>& 🐈"
+    run(["distrib", "report", str(made), "--curves", "--out", str(out / "killed.html")])
+    done = train(*flags)
+    assert f"report  {made / 'report.html'}" in done.stdout
+    return made
 
 
 @pytest.fixture(scope="module")
 def report(folder):
     """The page of that run."""
-    done = run(["distrib", "report", str(folder)])
-    assert f"wrote {folder / 'report.html'}" in done.stdout
     return (folder / "report.html").read_text()
 
 
@@ -78,6 +85,45 @@ def test_every_section_has_the_runs_own_numbers(folder, report):
     assert "<b>" not in report
 
 
+def test_its_cost_is_in_the_journal(folder):
+    last = journal(folder)[-1]
+    assert (last["event"], last["epoch"]) == ("report", 4)
+    assert last["cpu_seconds"] > 0
+
+
+def test_wandb_gets_the_same_once(folder):
+    (rows,) = history(folder).values()
+    found = json.loads(folder.joinpath("report.json").read_text())
+    (row,) = (row for row in rows if "test/classes._type" in row or "test/classes" in row)
+    assert row["update"] == found["update"]
+    assert row["test/calibration_error"] == found["calibration_error"]
+    media = folder / "wandb"
+    (confused,) = media.rglob("media/table/test/confused*.table.json")
+    counts = found["confusion"]
+    cells = [[str(a), str(b), n] for a, row in enumerate(counts) for b, n in enumerate(row) if n]
+    assert json.loads(confused.read_text())["data"] == cells
+    pictures = list(media.rglob("media/images/test/*.png"))
+    assert len(pictures) == len(found["errors"]) + len(found["predictions"]) > 32
+
+
+def test_a_run_that_was_killed_has_the_curves_up_to_there(folder):
+    text = (folder.parent / "killed.html").read_text()
+    (first, *_), losses = journal(folder), curve(charts(text)["update-loss"], "loss")
+    assert first["event"] == "start"
+    assert len(losses) >= 35
+    assert losses[:30] == [record["loss"] for record in updates(folder)][:30]
+
+
+def test_a_run_whose_numbers_went_wrong_has_a_report_with_gaps(tmp_path):
+    flags = ("--config", "configs/quickstart.yaml", "--log-every", 1, "--lr", 1e30, "--schedule", "constant")
+    train(*flags, "--on-divergence", "skip", "--max-bad-updates", 5, "--out", tmp_path, "--name", "wrong", expect=3)
+    run(["distrib", "report", str(tmp_path / "wrong"), "--curves"])
+    drawn = charts((tmp_path / "wrong" / "report.html").read_text())
+    losses = [record["loss"] for record in updates(tmp_path / "wrong")]
+    assert None in losses
+    assert curve(drawn["update-loss"], "loss") == losses
+
+
 def test_it_is_one_file_that_asks_for_nothing_and_is_small(report):
     assert len(report.encode()) < 6_000_000
     tags = re.sub(r"<script.*?</script>", "", report, flags=re.DOTALL)
@@ -97,20 +143,106 @@ def test_curves_need_no_checkpoint(folder, tmp_path):
     assert "is no run folder" in refused.stderr
 
 
-@pytest.mark.parametrize("width", [1200, 500])
-def test_a_browser_draws_every_chart_without_an_error_or_a_network(report, folder, tmp_path, width):
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("there is no Chromium here")
-    shutil.copy(folder / "report.html", tmp_path)
-    words = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},900"]
-    words += ["--virtual-time-budget=10000", "--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr"]
-    words += [f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", f"file://{tmp_path / 'report.html'}"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True)
-    assert "CONSOLE" not in done.stderr
-    parts = re.split(r'<div class="plot js-plotly-plot" id="([^"]*)"', done.stdout)
-    drawn = dict(zip(parts[1::2], parts[2::2], strict=True))
-    assert set(drawn) == CHARTS
-    for name, part in drawn.items():
-        marks = re.findall(r'<path class="(?:js-line|point[^"]*)"[^>]* d="M|<image|<g class="point">', part)
-        assert marks, name
+@pytest.fixture(scope="module")
+def comparison(folder, report):
+    """The page that compares that run with itself under another name."""
+    other = folder.parent / "other <i>"
+    shutil.copytree(folder, other)
+    run(["distrib", "compare", str(folder), str(other), "--out", str(folder.parent / "comparison.html")])
+    return folder.parent / "comparison.html"
+
+
+@pytest.mark.parametrize("kind", ["report", "comparison"])
+def test_the_page_has_what_the_docs_say_and_nothing_else(report, comparison, kind):
+    """The table in docs/report.md against the pages."""
+    rows = re.findall(r"^\| [^|]* \| (\w+) \| `(\w+)` \| ?(.*?) ?\|$", DOCS.read_text(), re.MULTILINE)
+    text = report if kind == "report" else comparison.read_text()
+    told = [row for row in rows if row[0] == kind]
+    assert {section for _, section, _ in told} == set(re.findall(r'<section id="([^"]*)"', text))
+    assert {name for *_, names in told for name in re.findall(r"`([^`]*)`", names)} == set(charts(text))
+
+
+@pytest.mark.parametrize(("width", "dark"), [(DESK, False), (PHONE, True)])
+def test_a_browser_draws_every_chart_without_an_error_or_a_network(report, folder, comparison, tmp_path, width, dark):
+    with browser(tmp_path, width=width, dark=dark) as page:
+        open_page(page, (folder / "report.html").as_uri())
+        drawn = marks(page)
+        assert set(drawn) == CHARTS
+        assert [name for name, count in drawn.items() if not count] == []
+        assert too_wide(page) == []
+        paper = page.execute_script("return getComputedStyle(document.body).backgroundColor")
+        assert paper == ("rgb(22, 24, 27)" if dark else "rgb(255, 255, 255)")
+        page.find_element(By.ID, "theme").click()
+        assert page.execute_script("return getComputedStyle(document.body).backgroundColor") != paper
+        assert complaints(page) == []
+        open_page(page, comparison.as_uri())
+        drawn = marks(page)
+        assert len(drawn) == 8
+        assert [name for name, count in drawn.items() if not count] == []
+        assert too_wide(page) == []
+        assert complaints(page) == []
+
+
+def test_hovering_tells_more(report, folder, tmp_path):
+    with browser(tmp_path) as page:
+        open_page(page, (folder / "report.html").as_uri())
+        hover(page, "#loss path.point")
+        told = wait(page, lambda page: page.find_element(By.CSS_SELECTOR, "#loss .hoverlayer").text)
+        assert "train" in told
+        hover(page, "#feature-map path.point")
+        wait(page, lambda page: page.find_element(By.ID, "tile").is_displayed())
+        assert complaints(page) == []
+
+
+def test_an_error_in_a_page_is_seen(tmp_path):
+    (tmp_path / "page.html").write_text("<script>nothing()</script><p style='width: 2000px'>wide</p>")
+    with browser(tmp_path / "profile") as page:
+        open_page(page, (tmp_path / "page.html").as_uri())
+        assert "nothing is not defined" in complaints(page)[0]
+        assert len(too_wide(page)) == 1
+
+
+def test_the_served_page_follows_a_run(tmp_path):
+    flags = ("--config", "configs/quickstart.yaml", "--log-every", 1, "--epochs", 4000, "--out", tmp_path)
+    training = start_train(*flags, "--name", "live")
+    follow(training, tmp_path / "live", lambda record: record["kind"] == "epoch")
+    words = ["distrib", "report", str(tmp_path / "live"), "--serve", "--port", "0"]
+    with subprocess.Popen(words, env=environment(), stdout=subprocess.PIPE, text=True) as server:
+        address = re.match(r"(http://127\.0\.0\.1:\d+/) follows", server.stdout.readline())[1]
+        with browser(tmp_path / "profile") as page:
+            open_page(page, address)
+            shown = "return document.getElementById('update-loss').data[0].x.at(-1)"
+            first = page.execute_script(shown)
+            page.find_element(By.CSS_SELECTOR, "button[data-log=update-loss]").click()
+            wait(page, lambda page: page.execute_script(shown) > first)
+            axis = "return document.getElementById('update-loss').layout.yaxis.type"
+            wait(page, lambda page: page.execute_script(axis) == "log")  # what the reader chose stays
+            assert complaints(page) == []
+        refusals(address)
+        training.send_signal(signal.SIGTERM)
+        training.communicate(timeout=60)
+        server.send_signal(signal.SIGINT)
+        assert server.wait(timeout=60) == 0
+
+
+def refusals(address):
+    """Nothing but the page and its parts can be had, nothing can be changed, and nobody else's page may ask."""
+
+    def status(path="", method="GET", **headers):
+        return requests.request(method, address + path, headers=headers, timeout=60).status_code
+
+    assert status() == status("parts") == 200
+    assert status("metrics.jsonl") == status("../settings.yaml") == 404
+    assert status(method="POST") == status(method="PUT") == status(method="DELETE") == 501
+    assert status(Host="evil.example:80") == 403
+    assert status(Host="localhost") == 200
+
+
+def test_what_cannot_be_served(folder, tmp_path):
+    done = run(["distrib", "report", str(tmp_path), "--serve"], expect=2)
+    assert "is no run folder" in done.stderr
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = run(["distrib", "report", str(folder), "--serve", "--port", port], expect=2)
+    assert f"port {port}" in done.stderr
+    assert "Give another --port" in done.stderr

@@ -26,7 +26,7 @@ from tests.launching import (
 )
 
 FLAGS = ("--data", "synthetic", "--train-images", 2048, "--test-images", 500, "--model", "simplecnn", "--width", 16)
-FLAGS = (*FLAGS, "--batch-size", 16, "--epochs", 4, "--log-every", 1, "--save-every", 7, "--wandb", "off")
+FLAGS = (*FLAGS, "--batch-size", 16, "--epochs", 4, "--log-every", 1, "--save-every", 7, "--wandb=off", "--no-report")
 OURS = f'File "{ROOT}/distrib'  # in a traceback; launchers print some of their own
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
@@ -142,6 +142,6 @@ def test_saving_is_no_time_to_lose_what_is_saved(tmp_path):
     text, _ = process.communicate(timeout=60)
     assert process.returncode == 75, text
     stop = journal(tmp_path / "saving")[-1]
-    train(*flags[:-1], "saving", "--wandb", "off")
+    train(*flags[:-1], "saving", "--wandb=off", "--no-report")
     resumed = [record["update"] for record in journal(tmp_path / "saving") if record.get("event") == "resume"]
     assert resumed == [stop["update"]]

@@ -184,7 +184,7 @@ def test_without_a_network_auto_falls_back_to_digits_and_says_so(tmp_path):
         "--out",
         tmp_path,
     )
-    done = run(["accelerate", "launch", "distrib/train.py", "--wandb", "off", *map(str, flags)])
+    done = run(["accelerate", "launch", "distrib/train.py", "--wandb=off", "--no-report", *map(str, flags)])
     assert "NOTE: CIFAR-10" in done.stdout
     assert "digits" in done.stdout
     assert "epoch 1/1" in done.stdout

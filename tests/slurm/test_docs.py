@@ -10,7 +10,7 @@ from tests.slurm.jobs import Job, queued, slurm
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
-SHORT = "--data digits --train-images 256 --test-images 64 --epochs 1 --width 8 --batch-size 64 --wandb off"
+SHORT = "--data digits --train-images 256 --test-images 64 --epochs 1 --width 8 --batch-size 64 --wandb off --no-report"
 COMMANDS = {
     "sbatch slurm/resnet.sh": 1,
     "sbatch --nodes=2 slurm/resnet.sh --config configs/resnet18_cosine.yaml --epochs 30": 2,

@@ -14,7 +14,7 @@ from tests.wandb_files import history
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 RESNET, ACCELERATE = "slurm/resnet.sh", "slurm/resnet_accelerate.sh"
-SMALL = ("--config", "configs/quickstart.yaml", "--model", "resnet18", "--width", "8", "--wandb", "off")
+SMALL = ("--config", "configs/quickstart.yaml", "--model", "resnet18", "--width", "8", "--wandb=off", "--no-report")
 SMALL = (*SMALL, "--precision", "fp32", "--log-every", "1", "--save-every", "1000", "--epochs", "6")
 TWO = ("--nodes=2", "--ntasks-per-node=1")
 
@@ -207,7 +207,7 @@ def test_salloc_needs_srun_and_says_so(tmp_path):
 def test_a_sweep_is_an_array_and_then_a_table(tmp_path):
     grid = tmp_path / "rates.yaml"
     grid.write_text(
-        "common: {config: configs/quickstart.yaml, epochs: 2, wandb: off, log_every: 1}\n"
+        "common: {config: configs/quickstart.yaml, epochs: 2, wandb: off, report: false, log_every: 1}\n"
         "grid: {lr: [0.1, 0.05], seed: [0, 1]}\n"
     )
     sweep = ("python", "-m", "distrib", "sweep")

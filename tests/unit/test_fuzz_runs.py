@@ -1125,7 +1125,7 @@ def test_damaged_watermarks_cost_no_more_than_the_tracking(
         listener = Listener()
         monkeypatch.setattr(tracking, "start", lambda *_, listener=listener: listener)
         with redirect_stderr(io.StringIO()) as heard:
-            tracker = Tracker(tmp_path, "name", "project", "offline", {})
+            tracker = Tracker(RunFolder(tmp_path), "project", "offline", {})
             tracker.write(records)
             tracker.close()
         assert not tracker._thread.is_alive()

@@ -22,7 +22,7 @@ from distrib.lifecycle.preflight import (
     who,
     written,
 )
-from distrib.settings import Lifecycle, Optimization, Settings, SettingsError, setting_names
+from distrib.settings import Lifecycle, Optimization, Settings, SettingsError
 from tests.peers import Solo
 
 
@@ -116,7 +116,7 @@ def test_one_process_agrees_with_itself() -> None:
 
 
 def test_settings_that_may_differ_are_settings() -> None:
-    assert set(setting_names()) >= OWN
+    assert set(Settings().flat()) >= OWN
 
 
 def test_the_digest_of_code_sees_an_edit_a_name_and_nothing_else(tmp_path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import wandb
 
 from distrib.insight.tracking import Tracker, mode
+from distrib.lifecycle.folder import RunFolder
 from tests.wandb_files import history
 
 KEY = "0123456789abcdef" * 2 + "01234567"
@@ -35,7 +36,7 @@ def epoch(number: int) -> dict[str, Any]:
 
 
 def tracker(folder: Path, **options: Any) -> Tracker:
-    return Tracker(folder, "a name", "a project", "offline", {"lr": 0.1}, **options)
+    return Tracker(RunFolder(folder), "a project", "offline", {"lr": 0.1}, **options)
 
 
 def test_rows_of_an_offline_run(tmp_path: Path) -> None:
@@ -127,7 +128,7 @@ def test_a_start_that_takes_too_long_is_told_once(
 
 
 def test_online_without_a_key_does_not_ask_for_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sink = Tracker(tmp_path, "a name", "a project", "online", {})
+    sink = Tracker(RunFolder(tmp_path), "a project", "online", {})
     sink.close()
     assert "no key is configured" in capsys.readouterr().err
 
@@ -146,7 +147,8 @@ import sys
 import threading
 from pathlib import Path
 from distrib.insight.tracking import Tracker
-sink = Tracker(Path(sys.argv[1]), "a name", "a project", "online", {}, patience=4.0)
+from distrib.lifecycle.folder import RunFolder
+sink = Tracker(RunFolder(Path(sys.argv[1])), "a project", "online", {}, patience=4.0)
 sink.write([{"kind": "update", "update": 1, "epoch": 1, "loss": 1.0}])
 sink.close()
 sys.exit(75)

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from distrib.insight.findings import Findings, Shown
 from distrib.insight.predictions import Predictions
 
+SHOWN = 32  # images in a gallery
 BINS = 15  # of confidence, as in https://arxiv.org/abs/1706.04599
 MAPPED = 1000  # images on the map of features
 NEIGHBOURS = 30.0  # perplexity of t-SNE, https://www.jmlr.org/papers/v9/vandermaaten08a.html
@@ -40,6 +42,18 @@ class Calibration:
         """Expected calibration error: the mean distance between both, of 1 (arXiv:1706.04599, section 2)."""
         distance = np.nan_to_num(np.abs(self.confidence - self.accuracy))
         return float((distance * self.images).sum() / self.images.sum())
+
+
+def find(said: Predictions, update: int) -> Findings:
+    """What the report says of the test images, as the checkpoint of an update sees them."""
+
+    def shown(rows: NDArray[np.int64]) -> list[Shown]:
+        columns = (said.index, said.label, said.predicted, said.confidence)
+        return [Shown(*one) for one in zip(*(column[rows].tolist() for column in columns), strict=True)]
+
+    error = calibration(said).error
+    names, counts = said.classes.tolist(), confusion(said).tolist()
+    return Findings(update, names, counts, error, shown(worst(said, SHOWN)), shown(some(said, SHOWN)))
 
 
 def confusion(said: Predictions) -> NDArray[np.int64]:

@@ -157,7 +157,29 @@ def sections(runs: list[Contender], costs: list[Cost], found: list[Variant], pai
         Section("accuracy", "Test accuracy", accuracy),
         Section("loss", "Test loss", page.chart("loss-epoch", losses(runs), log=True)),
         Section("gap", "Train-test gap", page.chart("gap-epoch", gaps(runs))),
+        Section("classes", "Classes", classes(runs)),
     ]
+
+
+def classes(runs: list[Contender]) -> str:
+    """How many images of each class every run recognises, of those whose report tells."""
+    told = [(run.name, run.findings) for run in runs if run.findings is not None]
+    told = [(name, found) for name, found in told if found.classes == told[0][1].classes]
+    if not told:
+        return page.paragraph("No report of these runs tells: distrib report RUN writes one.")
+    names = [html.escape(name) for name in told[0][1].classes]
+    chart = curves.figure("", "recognised", barmode="group", height=max(320, 22 * len(names) * len(told)))
+    for name, found in told:
+        chart.add_trace(go.Bar(y=names, x=found.recalls, name=html.escape(name), orientation="h"))
+    chart.update_xaxes(tickformat=".0%", title="recognised").update_yaxes(
+        type="category", autorange="reversed", automargin=True, title=""
+    )
+    heads = ["class", *(name for name, _ in told), *(f"{name} less {told[0][0]}, points" for name, _ in told[1:])]
+    rows = [
+        [name, *recalls, *(f"{100 * (recall - recalls[0]):+.1f}" for recall in recalls[1:])]
+        for name, *recalls in zip(told[0][1].classes, *(found.recalls for _, found in told), strict=True)
+    ]
+    return page.chart("class-bars", chart) + page.table(heads, rows)
 
 
 def minutes(run: Contender) -> Column:

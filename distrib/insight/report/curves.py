@@ -163,3 +163,10 @@ def speed(history: History) -> go.Figure:
     chart.add_trace(line(updates["update"], updates["images_per_second"], "images/s", BLUE))
     chart.add_trace(line(updates["update"], updates["data_wait_share"], "waiting for data", ORANGE, yaxis="y2"))
     return chart
+
+
+def memory(history: History) -> go.Figure:
+    """What rank 0 held of its device's memory."""
+    chart = figure("update", "memory, GiB")
+    chart.add_trace(line(history.updates["update"], history.updates["memory"] / 2**30, "memory of rank 0", BLUE))
+    return chart.update_yaxes(rangemode="tozero")

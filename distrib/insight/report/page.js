@@ -27,24 +27,28 @@ const config = {
   displaylogo: false,
   modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
 };
-for (const data of document.querySelectorAll("script[data-plot]")) {
-  const figure = JSON.parse(data.textContent);
+const draw = (data) => {
+  const { data: traces, layout } = JSON.parse(data.textContent);
   const plot = document.getElementById(data.dataset.plot);
-  Plotly.newPlot(plot, figure.data, figure.layout, config)
-    .then(() => Plotly.relayout(plot, colours(plot.layout)));
-}
+  layout.uirevision = "the reader's";  // drawn anew, it stays where the reader has zoomed to
+  if (document.querySelector(`button[data-log="${data.dataset.plot}"][aria-pressed="true"]`)) {
+    layout.yaxis.type = "log";
+  }
+  return Plotly.react(plot, traces, layout, config).then(() => Plotly.relayout(plot, colours(plot.layout)));
+};
+document.querySelectorAll("script[data-plot]").forEach(draw);
 system.addEventListener("change", () => setDark(system.matches));
 document.getElementById("theme").addEventListener("click", () => {
   setDark(!document.documentElement.classList.contains("dark"));
 });
 
-for (const button of document.querySelectorAll("button[data-log]")) {
-  button.addEventListener("click", () => {
+document.querySelector("main").addEventListener("click", ({ target: button }) => {
+  if (button.matches("button[data-log]")) {
     const log = button.getAttribute("aria-pressed") !== "true";
     button.setAttribute("aria-pressed", log);
     Plotly.relayout(button.dataset.log, { "yaxis.type": log ? "log" : "linear", "yaxis.autorange": true });
-  });
-}
+  }
+});
 
 // The image of the point below the pointer, cut out of the sheet of all.
 const sheet = document.getElementById("sheet");
@@ -63,4 +67,43 @@ if (sheet) {
     tile.style.display = "block";
   });
   map.on("plotly_unhover", () => { tile.style.display = "none"; });
+}
+
+// Of a page that is served: every few seconds, what has changed. Charts stay, and are drawn anew.
+const renew = (section, content) => {
+  const fresh = document.createElement("template");
+  fresh.innerHTML = content;
+  const [old, now] = [[...section.children].slice(1), [...fresh.content.children]];
+  if (old.map((part) => part.id).join() !== now.map((part) => part.id).join()) {
+    old.forEach((part) => part.remove());
+    section.append(...now);
+    section.querySelectorAll("script[data-plot]").forEach(draw);
+    return;
+  }
+  old.forEach((part, place) => {
+    if (part.matches("script[data-plot]")) {
+      if (part.textContent !== now[place].textContent) {
+        part.textContent = now[place].textContent;
+        draw(part);
+      }
+    } else if (!part.matches(".plot, button") && part.outerHTML !== now[place].outerHTML) {
+      part.replaceWith(now[place]);
+    }
+  });
+};
+const follow = async () => {
+  try {
+    const answer = await fetch("parts", { cache: "no-cache" });
+    const { subtitle, sections } = await answer.json();
+    document.getElementById("subtitle").textContent = subtitle;
+    for (const [anchor, content] of Object.entries(sections)) {
+      renew(document.getElementById(anchor), content);
+    }
+  } catch {
+    document.getElementById("subtitle").textContent = "The server does not answer: is it still there?";
+  }
+  setTimeout(follow, 2000);
+};
+if ("live" in document.body.dataset) {
+  setTimeout(follow, 2000);
 }

@@ -72,8 +72,8 @@ def _figure(address: str, true: str, predicted: str, confidence: float) -> str:
     return f'<figure class="{kind}"><img src="{address}" alt="{escaped(alt)}"><figcaption>{told}</figcaption></figure>'
 
 
-def page(title: str, subtitle: str, sections: list[Section]) -> str:
-    """The whole file."""
+def page(title: str, subtitle: str, sections: list[Section], *, live: bool = False) -> str:
+    """The whole file. A ``live`` page asks where it came from for what has changed."""
     links = "".join(f'<a href="#{section.anchor}">{escaped(section.title)}</a>' for section in sections)
     parts = "".join(
         f'<section id="{section.anchor}"><h2>{escaped(section.title)}</h2>{section.content}</section>'
@@ -91,8 +91,8 @@ def page(title: str, subtitle: str, sections: list[Section]) -> str:
 <title>{escaped(title)}</title>
 <style>{style}</style>
 </head>
-<body>
-<header><h1>{escaped(title)}</h1><p>{escaped(subtitle)}</p>
+<body{" data-live" * live}>
+<header><h1>{escaped(title)}</h1><p id="subtitle">{escaped(subtitle)}</p>
 <button type="button" id="theme">light or dark</button></header>
 <nav aria-label="sections">{links}</nav>
 <main>{parts}</main>

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from distrib.insight.evaluation import prepare
+from distrib.insight.findings import Findings, Shown
 from distrib.insight.predictions import Predictions, collect
 from distrib.insight.report import analysis, figures, page, pictures
 from distrib.insight.report.page import Section
@@ -17,12 +17,11 @@ from distrib.lifecycle.ending import Ending
 from distrib.lifecycle.processes import start
 from distrib.zoo import anatomy, registry
 
-SHOWN = 32  # images in a gallery
 TRAINED = 3  # times a forward pass that an image in training costs: forward, and backward twice as much
 
 
-def network_sections(path: Path, ending: Ending) -> list[Section]:
-    """What the best checkpoint of the run at ``path`` shows. What it starts is closed at the ending.
+def network_sections(path: Path, ending: Ending) -> tuple[list[Section], Findings]:
+    """What the best checkpoint of the run at ``path`` shows, and as data. What it starts is closed at the ending.
 
     Raises:
         SettingsError: there is no checkpoint, or the test images are not there.
@@ -32,33 +31,29 @@ def network_sections(path: Path, ending: Ending) -> list[Section]:
     ending.then(processes.close)
     network, feed = prepare(run, processes)
     said = collect(network, feed, processes, channels_last=run.settings.compute.channels_last)
-    return [*image_sections(said, feed.image), layer_section(run)]
+    found = analysis.find(said, run.checkpoint.update)
+    return [*image_sections(said, found, feed.image), layer_section(run)], found
 
 
-def image_sections(said: Predictions, image: Callable[[int], Image.Image]) -> list[Section]:
+def image_sections(said: Predictions, found: Findings, image: Callable[[int], Image.Image]) -> list[Section]:
     """What the network makes of the test images; ``image`` gives one by its index."""
-    names = said.classes.tolist()
+    names = found.classes
 
-    def shown(rows: NDArray[np.int64]) -> str:
+    def shown(some: list[Shown]) -> str:
         return page.gallery(
-            (
-                pictures.picture(image(int(said.index[row]))),
-                names[said.label[row]],
-                names[said.predicted[row]],
-                float(said.confidence[row]),
-            )
-            for row in rows
+            (pictures.picture(image(one.index)), names[one.label], names[one.predicted], one.confidence) for one in some
         )
 
     scores = [dataclasses.astuple(row) for row in analysis.class_scores(said)]
     calibrated = analysis.calibration(said)
     error = page.paragraph(f"Expected calibration error: {calibrated.error:.2%}.")
+    matrix = figures.matrix(np.array(found.confusion), names)
     return [
-        Section("confusion", "Confusion matrix", page.chart("matrix", figures.matrix(analysis.confusion(said), names))),
+        Section("confusion", "Confusion matrix", page.chart("matrix", matrix)),
         Section("classes", "Classes", page.table(["class", "precision", "recall", "F1", "images"], scores)),
         Section("calibration", "Calibration", error + page.chart("reliability", figures.reliability(calibrated))),
-        Section("errors", "Most confident errors", shown(analysis.worst(said, SHOWN))),
-        Section("predictions", "Some predictions", shown(analysis.some(said, SHOWN))),
+        Section("errors", "Most confident errors", shown(found.errors)),
+        Section("predictions", "Some predictions", shown(found.predictions)),
         Section("features", "Map of the features", feature_map(said, image)),
     ]
 

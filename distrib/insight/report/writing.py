@@ -9,9 +9,11 @@ from typing import Annotated, Any
 import tyro
 
 from distrib import command
+from distrib.insight import findings
 from distrib.insight.history import History, load_history
-from distrib.insight.report import curves, page
+from distrib.insight.report import curves, page, serving
 from distrib.insight.report.page import Section
+from distrib.insight.report.serving import Parts
 from distrib.insight.summary import duration, spent, verdict
 from distrib.lifecycle.ending import Ending
 from distrib.lifecycle.files import write_whole
@@ -29,6 +31,12 @@ class Request:
     """File to write. None: report.html in the run folder."""
     curves: bool = False
     """Only what the journal tells: no test image is looked at, and no checkpoint needed."""
+    serve: bool = False
+    """Show the curves as a page on this machine that follows the run while it trains, instead of writing a file."""
+    host: str = "127.0.0.1"
+    """Address to serve on. 0.0.0.0: everybody who reaches this machine may look."""
+    port: int = 8000
+    """Port to serve on. 0: any that is free."""
 
 
 def main(arguments: list[str]) -> int:
@@ -36,16 +44,31 @@ def main(arguments: list[str]) -> int:
     request = tyro.cli(Request, args=arguments, prog="distrib report")
     with Ending() as ending:
         folder = RunFolder(request.run)
-        history = load_history(folder.journal)
-        sections = journal_sections(folder, history)
-        if not request.curves:
-            from distrib.insight.report.seen import network_sections  # noqa: PLC0415 - seconds, of torch and more
-
-            sections += network_sections(request.run, ending)
-        out = request.out or folder.path / "report.html"
-        write(out, page.page(folder.name, one_line(history), sections))
-        print(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB)")
+        if request.serve:
+            serving.serve(folder.name, Parts(folder.journal, lambda: curves_of(folder)), request.host, request.port)
+        else:
+            write_page(folder, request, ending)
     return ending.code
+
+
+def curves_of(folder: RunFolder) -> tuple[str, list[Section]]:
+    """The verdict in a line, and the parts of the page that the journal tells."""
+    history = load_history(folder.journal)
+    return one_line(history), journal_sections(folder, history)
+
+
+def write_page(folder: RunFolder, request: Request, ending: Ending) -> None:
+    """Write the file that was asked for."""
+    out = request.out or folder.report
+    line, sections = curves_of(folder)
+    if not request.curves:
+        from distrib.insight.report.seen import network_sections  # noqa: PLC0415 - seconds, of torch and more
+
+        more, found = network_sections(request.run, ending)
+        sections += more
+        findings.save(found, out.with_suffix(".json"))
+    write(out, page.page(folder.name, line, sections))
+    print(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB)")
 
 
 def write(out: Path, text: str) -> None:
@@ -92,7 +115,11 @@ def journal_sections(folder: RunFolder, history: History) -> list[Section]:
         Section(
             "gradients", "Gradients", clipped + page.chart("gradient-norm", curves.gradients(history, clip), log=True)
         ),
-        Section("speed", "Speed", page.chart("throughput", curves.speed(history))),
+        Section(
+            "speed",
+            "Speed and memory",
+            page.chart("throughput", curves.speed(history)) + page.chart("memory", curves.memory(history)),
+        ),
     ]
 
 

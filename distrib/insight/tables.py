@@ -1,0 +1,51 @@
+"""What Weights & Biases shows of a report: a confusion matrix, the scores of each class, test images."""
+
+from collections.abc import Callable
+from typing import Any
+
+from PIL import Image
+
+from distrib.insight.findings import Findings, Shown
+
+MOST_CLASSES = 100  # of a confusion matrix that is drawn; a table of what was confused shows any number
+
+
+def tables(findings: Findings, image: Callable[[int], Image.Image]) -> dict[str, Any]:
+    """What to log; ``image`` gives a test image by its index."""
+    import wandb  # noqa: PLC0415 - a second
+
+    names, confusion = findings.classes, findings.confusion
+    cells = [
+        [names[true], names[taken], count]
+        for true, row in enumerate(confusion)
+        for taken, count in enumerate(row)
+        if count
+    ]
+    scores = [
+        [name, column[place] / max(sum(column), 1), recall, sum(row)]
+        for place, (name, recall, row, column) in enumerate(
+            zip(names, findings.recalls, confusion, zip(*confusion, strict=True), strict=True)
+        )
+    ]
+
+    def pictures(some: list[Shown]) -> list[Any]:
+        return [wandb.Image(image(one.index), caption=caption(one, names)) for one in some]
+
+    logged = {
+        "test/confused": wandb.Table(columns=["true", "predicted", "images"], data=cells),
+        "test/classes": wandb.Table(columns=["class", "precision", "recall", "images"], data=scores),
+        "test/calibration_error": findings.calibration_error,
+        "test/errors": pictures(findings.errors),
+        "test/predictions": pictures(findings.predictions),
+    }
+    if len(names) <= MOST_CLASSES:
+        pairs = [(true, taken) for true, row in enumerate(confusion) for taken, n in enumerate(row) for _ in range(n)]
+        true, taken = map(list, zip(*pairs, strict=True))
+        logged["test/confusion"] = wandb.plot.confusion_matrix(y_true=true, preds=taken, class_names=names)
+    return logged
+
+
+def caption(one: Shown, names: list[str]) -> str:
+    """What is said of an image."""
+    right = "" if one.label == one.predicted else f", is {names[one.label]}"
+    return f"{names[one.predicted]} {one.confidence:.0%}{right}"
