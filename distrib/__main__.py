@@ -19,6 +19,7 @@ USAGE = """usage: distrib VERB [ARGUMENTS]
   doctor       look at this machine, and at what the flags of train ask of it, without training
   evaluate     score a run on its test images
   predict      name the classes of image files
+  export       write a run's network for other programs, or as a folder for the Hugging Face Hub
   report       write all there is to see of a run into one HTML file
   compare      tell runs apart: tables, intervals of confidence, curves in one HTML file
   checkpoints  list a run's checkpoints and whether they are whole
@@ -34,6 +35,7 @@ VERBS = (
     "doctor",
     "evaluate",
     "predict",
+    "export",
     "report",
     "compare",
     "checkpoints",
@@ -69,6 +71,7 @@ def _run(verb: str, arguments: list[str]) -> int:
         "diff": "distrib.insight.difference",
         "evaluate": "distrib.insight.evaluation",
         "predict": "distrib.insight.prediction",
+        "export": "distrib.insight.export.exporting",
         "report": "distrib.insight.report.writing",
         "compare": "distrib.insight.report.comparing",
         "models": "distrib.zoo.listing",

@@ -66,12 +66,19 @@ def _to_rgb(image: Image.Image, where: str) -> Image.Image:
     return image.convert("RGB")
 
 
+def crop_share(size: int) -> float:
+    """Share of an image's short side that is kept for a network that sees ``size`` pixels, of 1.
+
+    Small images have no margin to spare: there it is all.
+    """
+    return CROP_SHARE if size > 64 else 1.0
+
+
 def centre(image: Image.Image, size: int) -> Image.Image:
     """Scale the short side and keep the central square: (size, size). Images of that size stay as they are."""
     if image.size == (size, size):
         return image
-    # Small images have no margin to spare: there the whole short side is kept.
-    kept = min(image.size) * (CROP_SHARE if size > 64 else 1.0)
+    kept = min(image.size) * crop_share(size)
     left, top = (image.width - kept) / 2, (image.height - kept) / 2
     return image.resize((size, size), Image.Resampling.BILINEAR, (left, top, left + kept, top + kept))
 

@@ -11,7 +11,7 @@ from distrib import command
 from distrib.images.feed import SMALLEST, Preprocessing
 from distrib.learning.state import load_weights
 from distrib.lifecycle import checkpoints
-from distrib.lifecycle.checkpoints import STATE, Checkpoint
+from distrib.lifecycle.checkpoints import MANIFEST, STATE, Checkpoint
 from distrib.lifecycle.folder import RunFolder
 from distrib.settings import Settings, SettingsError
 from distrib.zoo import registry
@@ -44,7 +44,7 @@ class Run:
 
 
 def load_run(path: str | Path, which: Which = "best") -> Run:
-    """Open the run folder at ``path`` at its best checkpoint, or its latest.
+    """Open the run folder at ``path`` at its best checkpoint, or its latest. An exported one has but one.
 
     Raises:
         SettingsError: there is no run, or it has no checkpoint that is whole.
@@ -54,15 +54,39 @@ def load_run(path: str | Path, which: Which = "best") -> Run:
         if not folder.settings.is_file():
             raise SettingsError(f"{path} is no run folder: it holds no settings.yaml")
         settings = command.load(folder.settings)
-        chosen = checkpoints.whole(folder.checkpoints, latest=which == "latest")
-        if chosen is None:
-            damaged = len(checkpoints.every(folder.checkpoints))
-            raise SettingsError(
-                f"every checkpoint of the run {path} is damaged" if damaged else f"the run {path} has no checkpoint yet"
-            )
+        chosen = _exported(folder) or _saved(folder, which)
         return Run(folder, settings, chosen, preprocessing_of(chosen))
     except OSError as error:
         raise SettingsError(f"the run {path} cannot be read: {error}") from None
+
+
+def _exported(folder: RunFolder) -> Checkpoint | None:
+    """The checkpoint that an exported folder is; None if it is a run's.
+
+    Raises:
+        SettingsError: it is damaged.
+    """
+    if not (folder.path / MANIFEST).is_file():
+        return None
+    checkpoint = Checkpoint(folder.path)
+    if fault := checkpoint.fault():
+        raise SettingsError(f"the exported run {folder.path} is damaged: {fault}. Copy or export it again")
+    return checkpoint
+
+
+def _saved(folder: RunFolder, which: Which) -> Checkpoint:
+    """The best or the latest checkpoint that training saved.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    chosen = checkpoints.whole(folder.checkpoints, latest=which == "latest")
+    if chosen is None:
+        damaged, path = checkpoints.every(folder.checkpoints), folder.path
+        raise SettingsError(
+            f"every checkpoint of the run {path} is damaged" if damaged else f"the run {path} has no checkpoint yet"
+        )
+    return chosen
 
 
 def preprocessing_of(checkpoint: Checkpoint) -> Preprocessing:

@@ -143,7 +143,7 @@ def save(folder: Path, groups: dict[str, Tensors], state: dict[str, Any], keeps:
     final = folder / f"{PREFIX}{state['update']:09d}"
     partial = folder / f".partial-{final.name}"
     try:
-        _write(partial, groups, state)
+        write(partial, groups, state)
         _rename(partial, final)
     finally:
         shutil.rmtree(partial, ignore_errors=True)  # frees the room, if that is what it lacked
@@ -153,24 +153,35 @@ def save(folder: Path, groups: dict[str, Tensors], state: dict[str, Any], keeps:
     return Checkpoint(final)
 
 
-def _write(partial: Path, groups: dict[str, Tensors], state: dict[str, Any]) -> None:
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+def write(folder: Path, groups: dict[str, Tensors], state: dict[str, Any]) -> None:
+    """Write a checkpoint's files into ``folder``, which is made anew, and force them to the disk, the manifest last.
+
+    Raises:
+        OSError: they cannot be written, or do not read back as they were written.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     digests = {}
     for group, tensors in groups.items():
         if tensors:
-            file = partial / f"{group}.safetensors"
-            _put_tensors(file, tensors)
+            file = folder / f"{group}.safetensors"
+            put_tensors(file, tensors)
             digests[file.name] = sha256(file)
-    _put_json(partial / STATE, state)
-    digests[STATE] = sha256(partial / STATE)
-    _put_json(partial / MANIFEST, digests)
-    sync(partial)
+    _put_json(folder / STATE, state)
+    digests[STATE] = sha256(folder / STATE)
+    _put_json(folder / MANIFEST, digests)
+    sync(folder)
 
 
-def _put_tensors(file: Path, tensors: Tensors) -> None:
+def put_tensors(file: Path, tensors: Tensors, about: dict[str, str] | None = None) -> None:
+    """Write tensors, and words about them, into a safetensors file, and force it to the disk.
+
+    Raises:
+        OSError: it cannot be written, or does not read back as it was written.
+    """
     try:
-        safetensors.torch.save_file(tensors, file)  # from where they lie; to serialise first copies all, under the GIL
+        # From where they lie: to serialise first copies all, under the GIL.
+        safetensors.torch.save_file(tensors, file, about)
         file.chmod(file.parent.stat().st_mode & 0o666)  # it is its owner's alone; others shall read it, as the folder
         sync(file)
         found = safetensors.torch.load_file(file)

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from tests.launching import ROOT, run
+from tests.runs import test_tutorial
 from tests.slurm.test_docs import ALL as ON_A_CLUSTER
 
 SHORT = "--data digits --epochs 1 --width 8"
@@ -41,8 +42,14 @@ COMMANDS = {
     "env PET_MAX_RESTARTS=3 launch/cpu.sh 2 --config configs/quickstart.yaml --name elastic": ("--epochs 1", 0),
     "distrib evaluate runs/first": ("", 0),
     "distrib report runs/first": ("", 0),
+    "distrib report runs/first --curves": ("", 0),
     "distrib evaluate runs/first --save said.parquet": ("", 0),
     "distrib predict runs/first tests/nine.png --top 2": ("", 0),
+    "distrib export runs/first --to onnx": ("", 0),
+    "distrib export runs/first --to torch-export": ("", 0),
+    "distrib export runs/first --to safetensors": ("", 0),
+    "distrib export runs/first --to hub-folder": ("", 0),
+    "distrib predict runs/first/export/hub-folder tests/nine.png": ("", 0),
     "distrib models": ("", 0),
     "distrib models resnet18 --image-size 32": ("", 0),
 }
@@ -55,7 +62,7 @@ def commands() -> list[str]:
 
 
 def test_every_command_of_the_readme_is_run_here():
-    assert set(commands()) == {*COMMANDS, *ON_A_CLUSTER}
+    assert set(commands()) == {*COMMANDS, *ON_A_CLUSTER, *test_tutorial.commands()}
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +74,7 @@ def out(tmp_path_factory):
 def test_the_command_does_what_the_readme_says(line, out):
     added, code = COMMANDS[line]
     if "train.py" in line or "launch/" in line:
-        added = f"{added} --out {out} --wandb off" if "--help" not in line else added
+        added = f"{added} --out {out} --wandb off --no-report" if "--help" not in line else added
     words = shlex.split(
         f"{line} {added}".replace("runs/", f"{out}/")
         .replace("said.", f"{out}/said.")

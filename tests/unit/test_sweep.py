@@ -13,6 +13,8 @@ from distrib.insight.sweep_table import standing
 from distrib.settings import SettingsError
 from tests.launching import ROOT
 
+GRIDS = sorted((ROOT / "configs" / "sweeps").rglob("*.yaml"))
+
 
 def grid(tmp_path: Path, text: str) -> Sweep:
     (tmp_path / "rates.yaml").write_text(text)
@@ -65,13 +67,14 @@ def test_what_is_no_grid_is_refused(tmp_path: Path, text: str, message: str) -> 
         grid(tmp_path, text)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "sweeps").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.parent.name + path.stem)
 def test_the_grids_that_come_along_can_be_trained(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     found = read_grid(path, tmp_path)
     assert len(found.tasks) > 1
     grids.check(found)
-    assert f"# command:  distrib sweep configs/sweeps/{path.name}" in path.read_text().splitlines()
+    line = f"# command:  distrib sweep {path.relative_to(ROOT)}"
+    assert {line, f"{line} --local"} & set(path.read_text().splitlines())
 
 
 def test_an_impossible_run_is_refused_before_any_begins(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

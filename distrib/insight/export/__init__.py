@@ -1,0 +1,1 @@
+"""A run's network for other programs and other people."""
