@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 UPDATES = 120
 FLAGS = ["--data=synthetic", "--train-images=1920", "--test-images=320", "--model=resnet18", "--batch-size=32"]
-FLAGS += ["--width=32", "--device=cpu", "--wandb=off", "--log-every=1", f"--epochs={UPDATES // 60}"]
+FLAGS += ["--width=32", "--device=cpu", "--wandb=off", "--no-report", "--log-every=1", f"--epochs={UPDATES // 60}"]
 
 
 def slurm(*words: str) -> str:
