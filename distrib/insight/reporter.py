@@ -29,9 +29,10 @@ GLANCE = 0.2
 
 
 class Drawing:
-    """A process that writes a run's report."""
+    """A process that writes a run's report: all of it, or its curves alone with the lowest priority."""
 
-    def __init__(self, folder: RunFolder, *flags: str, priority: int = 0, **changes: str) -> None:
+    def __init__(self, folder: RunFolder, *, curves: bool) -> None:
+        flags, changes = (["--curves"], {"OMP_NUM_THREADS": "1"}) if curves else ([], {})
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         self._process = subprocess.Popen(  # noqa: S603 - our own command
             [sys.executable, str(MAIN), "report", str(folder.path), *flags],
@@ -39,8 +40,10 @@ class Drawing:
             stdout=subprocess.DEVNULL,
             stderr=self._said,
             env=launch.apart(os.environ) | changes,
+            process_group=0,  # Ctrl-C asks the run to stop, which then ends this
         )
-        os.setpriority(os.PRIO_PROCESS, self._process.pid, priority)
+        if curves:
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, LOWEST)
         self.seconds = 0.0
         """Processor time that it took, once it has ended."""
 
@@ -87,14 +90,17 @@ class Reporter:
         self._given_up = False
 
     def write(self, records: list[Record]) -> None:
-        """Note what has been drawn; begin to draw after an epoch."""
+        """Note what has been drawn; begin to draw after an epoch, but for a run that has ended."""
+        if any(record.get("event") == "end" for record in records):
+            self.close()
+            self._drawing, self._given_up = None, True
         if self._drawing is not None and self._drawing.ended():
             self._noted(self._drawing)
         epochs = [record for record in records if record["kind"] == "epoch"]
         if epochs and self._drawing is None and not self._given_up and self._affordable():
             self._drawn = {name: epochs[-1][name] for name in ("update", "epoch")}
             try:
-                self._drawing = Drawing(self._folder, "--curves", priority=LOWEST, OMP_NUM_THREADS="1")
+                self._drawing = Drawing(self._folder, curves=True)
             except OSError as error:
                 self._give_up(str(error))
 
@@ -130,7 +136,7 @@ def write_report(folder: RunFolder, stop: StopRequest) -> float | None:
     """
     say("\nWriting the report (Ctrl-C leaves without it) ...", sys.stdout)
     try:
-        drawing = Drawing(folder)
+        drawing = Drawing(folder, curves=False)
     except OSError as error:
         say(f"WARNING: there is no report: {error}", sys.stderr)
         return None
