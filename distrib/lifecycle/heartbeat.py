@@ -59,6 +59,8 @@ class Beat:
     """Exit code, once it has ended."""
     cut: bool = False
     """Whether, when it last looked, it did not reach the machine of rank 0."""
+    silent: bool = False
+    """Whether it ended because another one had, and left it to a third to say so."""
 
     @property
     def position(self) -> tuple[int, int]:
@@ -117,12 +119,12 @@ class Heartbeats:
         """A rank's file."""
         return self.folder / f"rank-{rank}.{suffix}"
 
-    def write(self, pulse: Pulse, *, left: int | None = None, cut: bool = False) -> None:
+    def write(self, pulse: Pulse, *, left: int | None = None, cut: bool = False, silent: bool = False) -> None:
         """Write this rank's."""
         self._count += 1
         seconds = round(time.monotonic() - pulse.since, 1)
         where = (self._count, pulse.phase, pulse.update, seconds, time.time())
-        beat = Beat(self.rank, self.me.host, self.me.pid, *where, left, cut)
+        beat = Beat(self.rank, self.me.host, self.me.pid, *where, left, cut, silent)
         content = json.dumps(asdict(beat)).encode().ljust(SIZE - 1) + b"\n"
         # Opened each time: on a network file system others see it once it is closed.
         descriptor = os.open(self.path(self.rank), os.O_WRONLY | os.O_CREAT, 0o644)
@@ -150,4 +152,5 @@ def read_beat(path: Path) -> Beat | None:
         return None
     numbers = (beat.rank, beat.pid, beat.beat, beat.update, beat.seconds, beat.time)
     sound = beat.phase in PHASES and all(isinstance(number, int | float) for number in numbers)
-    return beat if sound and isinstance(beat.left, int | None) and isinstance(beat.cut, bool) else None
+    flags = isinstance(beat.cut, bool) and isinstance(beat.silent, bool)
+    return beat if sound and flags and isinstance(beat.left, int | None) else None

@@ -38,7 +38,7 @@ class Watchdog(threading.Thread):
         self._heartbeats, self._timeout = heartbeats, timeout
         self._interval = min(max(timeout / 20, 0.5), 5.0)
         self._closing, self._speaking = threading.Event(), threading.Lock()
-        self._awake, self._cut = time.monotonic(), False
+        self._awake, self._cut, self._silent = time.monotonic(), False, False
 
     def close(self, ending: Ending) -> None:
         """Stop watching, and leave word with which exit code this process ends."""
@@ -59,7 +59,9 @@ class Watchdog(threading.Thread):
             # The first rank gives up first: of an error that all ranks met, it alone then speaks.
             for _ in range(int((PATIENCE + (2 if self._heartbeats.rank else 0)) / 0.2)):
                 if ended := self._ended():
-                    return self._obituary(ended)
+                    text = self._obituary(ended)
+                    self._silent = not text
+                    return text
                 threading.Event().wait(0.2)
         return None
 
@@ -85,7 +87,7 @@ class Watchdog(threading.Thread):
 
     def _write(self, *, left: int | None = None) -> None:
         with contextlib.suppress(OSError):  # a folder that cannot be written now is no reason to end a run
-            self._heartbeats.write(self.pulse, left=left, cut=self._cut)
+            self._heartbeats.write(self.pulse, left=left, cut=self._cut, silent=self._silent)
 
     def _leave(self, explain: Callable[[], str]) -> None:
         """Say why, and end the process, whatever its main thread is waiting for."""
@@ -95,6 +97,7 @@ class Watchdog(threading.Thread):
             try:
                 if text := explain():
                     say(text, sys.stderr)
+                self._silent = not text
             finally:  # whatever goes wrong in explaining
                 self._write(left=FAILED)
                 os._exit(FAILED)
@@ -111,8 +114,11 @@ class Watchdog(threading.Thread):
 
     def _obituary(self, ended: list[int]) -> str:
         """What to say of ranks that are gone: nothing, if they said it themselves or another rank says it."""
-        told = [rank for rank, beat in self._heartbeats.read().items() if rank in ended and beat.left is not None]
-        if told or self._heartbeats.rank != min(set(range(self._heartbeats.size)) - set(ended)):
+        beats = self._heartbeats.read()
+        # One that ended for another's sake and said nothing of it has not told, and is not who is to be named.
+        ended = [rank for rank in ended if rank not in beats or not beats[rank].silent]
+        told = [rank for rank in ended if rank in beats and beats[rank].left is not None]
+        if told or not ended or self._heartbeats.rank != min(set(range(self._heartbeats.size)) - set(ended)):
             return ""
         peers = [self._heartbeats.peers[rank] for rank in ended]
         places = " and ".join(f"rank {peer.rank} (process {peer.pid} on {peer.host})" for peer in peers)

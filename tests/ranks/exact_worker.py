@@ -76,7 +76,7 @@ def trained(processes: Processes, out: Path, asked: Settings) -> dict[str, objec
     made.journal.close()
     found: dict[str, object] = {"ranks": processes.gather(digests(made.state))}
     rows = [json.loads(line) for line in folder.journal.read_text().splitlines()] if processes.is_main else []
-    timed = ("images_per_second", "data_wait_share", "seconds", "wait", "time")
+    timed = ("images_per_second", "data_wait_share", "memory", "seconds", "wait", "time")
     found["journal"] = [{k: v for k, v in row.items() if k not in timed} for row in rows if row["kind"] != "event"]
     found["progress"] = dataclasses.asdict(made.state.progress) | {"sums": None}
     return found

@@ -9,7 +9,7 @@ from tests.launching import journal, real_images, train
 
 
 def test_the_quickstart_reaches_98_percent_on_digits(tmp_path):
-    train("--config", "configs/quickstart.yaml", "--out", tmp_path, "--name", "quick", OMP_NUM_THREADS="2")
+    train("--config", "configs/quickstart.yaml", "--out", tmp_path, "--name", "quick")
     epochs = [record for record in journal(tmp_path / "quick") if record["kind"] == "epoch"]
     assert epochs[-1]["test_top1"] >= 0.98
 

@@ -208,21 +208,29 @@ def test_the_served_page_follows_a_run(tmp_path):
     follow(training, tmp_path / "live", lambda record: record["kind"] == "epoch")
     words = ["distrib", "report", str(tmp_path / "live"), "--serve", "--port", "0"]
     with subprocess.Popen(words, env=environment(), stdout=subprocess.PIPE, text=True) as server:
-        address = re.match(r"(http://127\.0\.0\.1:\d+/) follows", server.stdout.readline())[1]
-        with browser(tmp_path / "profile") as page:
-            open_page(page, address)
-            shown = "return document.getElementById('update-loss').data[0].x.at(-1)"
-            first = page.execute_script(shown)
-            page.find_element(By.CSS_SELECTOR, "button[data-log=update-loss]").click()
-            wait(page, lambda page: page.execute_script(shown) > first)
-            axis = "return document.getElementById('update-loss').layout.yaxis.type"
-            wait(page, lambda page: page.execute_script(axis) == "log")  # what the reader chose stays
-            assert complaints(page) == []
-        refusals(address)
-        training.send_signal(signal.SIGTERM)
-        training.communicate(timeout=60)
-        server.send_signal(signal.SIGINT)
-        assert server.wait(timeout=60) == 0
+        try:
+            address = re.match(r"(http://127\.0\.0\.1:\d+/) follows", server.stdout.readline())[1]
+            look_on(address, tmp_path)
+            refusals(address)
+            server.send_signal(signal.SIGTERM)
+            assert server.wait(timeout=60) == 0
+        finally:
+            server.kill()
+            training.kill()
+            training.communicate(timeout=60)
+
+
+def look_on(address, tmp_path):
+    """Watch the page grow; what the reader chose stays."""
+    with browser(tmp_path / "profile") as page:
+        open_page(page, address)
+        shown = "return document.getElementById('update-loss').data[0].x.at(-1)"
+        first = page.execute_script(shown)
+        page.find_element(By.CSS_SELECTOR, "button[data-log=update-loss]").click()
+        wait(page, lambda page: page.execute_script(shown) > first)
+        axis = "return document.getElementById('update-loss').layout.yaxis.type"
+        wait(page, lambda page: page.execute_script(axis) == "log")
+        assert complaints(page) == []
 
 
 def refusals(address):

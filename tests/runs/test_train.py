@@ -54,6 +54,7 @@ def test_the_journal_holds_each_update_and_epoch_once_with_every_number(finished
         "grad_norm",
         "images_per_second",
         "data_wait_share",
+        "memory",
     ]
     epochs = [record for record in journal(folder) if record["kind"] == "epoch"]
     assert [(record["epoch"], record["update"], record["test_count"]) for record in epochs] == [

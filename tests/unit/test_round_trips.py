@@ -176,7 +176,12 @@ def all_settings(draw: st.DrawFn) -> Settings:
             max_bad_updates=draw(COUNTS),
             hang_timeout=draw(st.floats(5, allow_infinity=False)),
         ),
-        tracking=Tracking(wandb=draw(st.sampled_from(["auto", "off", "offline", "online"])), wandb_project=draw(TEXTS)),
+        tracking=Tracking(
+            report=draw(st.booleans()),
+            wandb=draw(st.sampled_from(["auto", "off", "offline", "online"])),
+            wandb_project=draw(TEXTS),
+            wandb_tables=draw(st.booleans()),
+        ),
     )
 
 

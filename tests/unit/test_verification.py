@@ -119,7 +119,7 @@ def test_flags_of_training_come_last_and_win():
 @pytest.mark.parametrize("recipe", [["--config", "a.yaml"], ["--config=a.yaml"]])
 def test_a_recipe_alone_says_what_is_trained(recipe):
     added = small(recipe, 30)[: -len(recipe)]
-    assert [flag.partition("=")[0] for flag in added] == ["--log-every", "--save-every", "--wandb"]
+    assert [flag.partition("=")[0] for flag in added] == ["--log-every", "--save-every", "--wandb", "--no-report"]
 
 
 def test_what_is_not_for_us_is_for_training():

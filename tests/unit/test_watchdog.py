@@ -9,7 +9,7 @@ import pytest
 
 from distrib.lifecycle import heartbeat
 from distrib.lifecycle.heartbeat import SIZE, Beat, Heartbeats, Peer, Pulse
-from distrib.lifecycle.watchdog import explanation
+from distrib.lifecycle.watchdog import Watchdog, explanation
 
 
 class Processes:
@@ -148,3 +148,18 @@ def test_of_another_machine_or_container_nothing_is_known() -> None:
     assert not Peer(1, "elsewhere", 2**22 + 5, me.space).is_gone(me)
     assert not Peer(1, me.host, 2**22 + 5, "another container").is_gone(me)
     assert Peer(1, me.host, 2**22 + 5, me.space).is_gone(me)
+
+
+@pytest.mark.parametrize(("silent", "speaks"), [(True, True), (False, False)])
+def test_who_ended_for_anothers_sake_and_was_silent_has_not_told(tmp_path: Path, *, silent: bool, speaks: bool) -> None:
+    me = Peer.me(0)
+    dead = Peer(1, me.host, 2**22 + 5, me.space)
+    peers = [me, dead, *(Peer(rank, me.host, me.pid, me.space) for rank in (2, 3))]
+    heartbeats_of = [Heartbeats(tmp_path, Processes(rank, peers)) for rank in (0, 3)]
+    for rank, beats in zip((0, 3), heartbeats_of, strict=True):
+        beats.write(Pulse("update", 27), left=None if rank == 0 else 1, silent=silent and rank == 3)
+    text = Watchdog(heartbeats_of[0], 300).blame()
+    assert text is not None
+    assert text.startswith("error: rank 1 (process 4194309 on ") == speaks
+    assert (text == "") == (not speaks)
+    assert Watchdog(heartbeats_of[1], 300).blame() == ""  # it is for rank 0 to say

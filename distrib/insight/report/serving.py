@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import signal
 import sys
 import threading
 import time
@@ -95,7 +96,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def serve(title: str, parts: Parts, host: str, port: int) -> None:
-    """Serve the page until Ctrl-C.
+    """Serve the page until Ctrl-C, or until asked to end (SIGTERM).
 
     Raises:
         SettingsError: the address cannot be had, or the journal cannot be read.
@@ -106,6 +107,7 @@ def serve(title: str, parts: Parts, host: str, port: int) -> None:
         server = ThreadingHTTPServer((host, port), partial(Handler, title, parts, hosts))
     except (OSError, OverflowError) as error:
         raise SettingsError(f"cannot serve on {host}, port {port}: {error}. Give another --port or --host") from None
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with server:
         say(f"http://{host}:{server.server_port}/ follows the run; Ctrl-C ends it", sys.stdout)
         with contextlib.suppress(KeyboardInterrupt):
