@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from distrib.zoo.borrowed import Borrowed
 
@@ -54,6 +53,8 @@ def parameters(net: nn.Module, *, trainable: bool = False) -> int:
 
 def forward_flops(net: nn.Module, image_size: int) -> int:
     """Floating-point operations of convolutions and matrix products for one image; 2 for each multiply-add."""
+    from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415 - it imports triton, half a second
+
     with FlopCounterMode(display=False) as counter:
         _look(net, image_size)
     return counter.get_total_flops()
