@@ -23,7 +23,7 @@ def figure(x: str, y: str, **layout: Any) -> go.Figure:
             "xaxis": {"title": x},
             "yaxis": {"title": y},
             "margin": {"l": 60, "r": 20, "t": 20, "b": 50},
-            "legend": {"orientation": "h", "y": 1.12, "x": 0},
+            "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
             "hovermode": "x unified",
             **layout,
         }
@@ -159,7 +159,7 @@ def speed(history: History) -> go.Figure:
     """Images a second, and the share of the time that training waited for data."""
     updates = history.updates
     chart = figure("update", "images/s", yaxis2={"title": "waiting for data", "overlaying": "y", "side": "right"})
-    chart.update_layout(margin={"r": 60}, yaxis2_tickformat=".0%", yaxis2_rangemode="tozero", yaxis_rangemode="tozero")
+    chart.update_layout(margin={"r": 60}, yaxis2_tickformat="~%", yaxis2_rangemode="tozero", yaxis_rangemode="tozero")
     chart.add_trace(line(updates["update"], updates["images_per_second"], "images/s", BLUE))
     chart.add_trace(line(updates["update"], updates["data_wait_share"], "waiting for data", ORANGE, yaxis="y2"))
     return chart

@@ -10,10 +10,11 @@ const setDark = (dark) => {
 };
 const colours = (layout) => {
   const style = getComputedStyle(document.documentElement);
-  const [ink, rule] = ["--ink", "--rule"].map((name) => style.getPropertyValue(name).trim());
+  const [ink, faint, rule] = ["--ink", "--faint", "--rule"].map((name) => style.getPropertyValue(name).trim());
   const wanted = { "font.color": ink, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)" };
   wanted["modebar.bgcolor"] = "rgba(0,0,0,0)";
-  wanted["modebar.color"] = ink;
+  wanted["modebar.color"] = faint;
+  wanted["modebar.activecolor"] = ink;
   wanted["hoverlabel.bgcolor"] = style.getPropertyValue("--paper").trim();
   for (const axis of Object.keys(layout).filter((key) => /^[xy]axis\d*$/.test(key))) {
     wanted[`${axis}.gridcolor`] = wanted[`${axis}.zerolinecolor`] = wanted[`${axis}.linecolor`] = rule;
