@@ -45,7 +45,7 @@ def test_a_sweep_is_compared_setting_by_setting(sweep, tmp_path):
         name = row.split()[0]
         scores = [record["test_top1"] for record in journal(sweep / name) if record["kind"] == "epoch"]
         assert all(curve(drawn[chart], name) == scores for chart in names)
-    assert drawn["best-bars"]["data"][0]["y"] == [best(sweep / row.split()[0]) for row in rows]
+    assert drawn["best-bars"]["data"][0]["x"] == [best(sweep / row.split()[0]) for row in rows]
     assert "No report of these runs tells" in text
 
 

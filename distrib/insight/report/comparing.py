@@ -189,7 +189,7 @@ def minutes(run: Contender) -> Column:
 
 def together(runs: list[Contender], x: str, y: str, places: list[Column], values: list[Column]) -> go.Figure:
     """A curve of each run."""
-    chart = curves.figure(x, y)
+    chart = curves.figure(x, y, height=340 + 20 * len(runs))  # on a phone each has a line of the legend
     for run, at, value in zip(runs, places, values, strict=True):
         chart.add_trace(curves.line(at, value, html.escape(run.name), None).update(mode="lines+markers"))
     return chart
@@ -218,7 +218,11 @@ def gaps(runs: list[Contender]) -> go.Figure:
 
 def bars(runs: list[Contender]) -> go.Figure:
     """The best accuracy of each run."""
-    chart = curves.figure("", "best test accuracy", hovermode="closest")
-    names, heights = [html.escape(run.name) for run in runs], [run.best[0] for run in runs]
-    chart.add_trace(go.Bar(x=names, y=curves.gaps_as_none(np.array(heights)), marker={"color": curves.BLUE}))
-    return chart.update_yaxes(tickformat=".1%", rangemode="normal").update_xaxes(type="category", automargin=True)
+    chart = curves.figure("best test accuracy", "", hovermode="closest", height=100 + 36 * len(runs))
+    names, lengths = [html.escape(run.name) for run in runs], [run.best[0] for run in runs]
+    bars = go.Bar(y=names, x=curves.gaps_as_none(np.array(lengths)), marker={"color": curves.BLUE}, orientation="h")
+    # Names are written along the bars: beside them, long ones would leave no room on a phone.
+    chart.add_trace(bars.update(text=names, texttemplate="%{text}: %{x:.2%}", textposition="inside"))
+    return chart.update_xaxes(tickformat=".0%").update_yaxes(
+        type="category", autorange="reversed", showticklabels=False
+    )
