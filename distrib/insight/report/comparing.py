@@ -168,12 +168,10 @@ def classes(runs: list[Contender]) -> str:
     if not told:
         return page.paragraph("No report of these runs tells: distrib report RUN writes one.")
     names = [html.escape(name) for name in told[0][1].classes]
-    chart = curves.figure("", "recognised", barmode="group", height=max(320, 22 * len(names) * len(told)))
+    chart = curves.figure("recognised", "", barmode="group", height=max(320, 22 * len(names) * len(told)))
     for name, found in told:
         chart.add_trace(go.Bar(y=names, x=found.recalls, name=html.escape(name), orientation="h"))
-    chart.update_xaxes(tickformat=".0%", title="recognised").update_yaxes(
-        type="category", autorange="reversed", automargin=True, title=""
-    )
+    chart.update_xaxes(tickformat=".0%").update_yaxes(type="category", autorange="reversed", automargin=True)
     heads = ["class", *(name for name, _ in told), *(f"{name} less {told[0][0]}, points" for name, _ in told[1:])]
     rows = [
         [name, *recalls, *(f"{100 * (recall - recalls[0]):+.1f}" for recall in recalls[1:])]
