@@ -45,7 +45,9 @@ class BatchAugmentation:
         if self.padding:
             images = self._shift(images, indices, epoch)
         if self.flip != "none":
-            images = torch.where(self._mirrored(indices, epoch)[:, None, None, None], images.flip(2), images)
+            # To pick whole images out of both ways round copies memory; to choose pixel by pixel takes twice as long.
+            ways, count = torch.cat([images, images.flip(2)]), len(images)
+            images = ways.index_select(0, _numbers(images) + count * self._mirrored(indices, epoch))
         if self.cutout:
             images = self._cut(images, indices, epoch)
         return images
@@ -60,13 +62,13 @@ class BatchAugmentation:
         else:
             padded = images.new_zeros(count, side, side, 3)
             padded[:, pad:-pad, pad:-pad] = images
-        # Every window of each padded image, as a view: picking one of them copies whole rows.
-        row = side * 3
-        windows = padded.as_strided((count, 2 * pad + 1, 2 * pad + 1, size, size * 3), (side * row, row, 3, row, 1))
+        # Every window of the padded images, as a view: picking one of them copies whole rows.
+        row, corners = side * 3, (count * side - size) * side + 2 * pad + 1
+        windows = padded.as_strided((corners, size, size * 3), (3, row, 1))
         down = draw(key(self.seed, epoch, SHIFT_DOWN), indices, 2 * pad + 1)
         right = draw(key(self.seed, epoch, SHIFT_RIGHT), indices, 2 * pad + 1)
-        picked = windows[torch.arange(count, device=images.device), down, right]
-        return picked.view(count, size, size, 3)
+        corner = (_numbers(images) * side + down) * side + right
+        return windows.index_select(0, corner).view(count, size, size, 3)
 
     def _mirrored(self, indices: Tensor, epoch: int) -> Tensor:
         """Which images to mirror: (n,) bool."""
@@ -85,6 +87,11 @@ class BatchAugmentation:
 
         square = inside(CUT_DOWN)[:, :, None, None] & inside(CUT_RIGHT)[:, None, :, None]
         return images.masked_fill(square, 0)
+
+
+def _numbers(images: Tensor) -> Tensor:
+    """0, 1, ... for each of the images, (n,) int64."""
+    return torch.arange(len(images), device=images.device)
 
 
 def policy_of(name: str) -> Callable[[Image.Image], Image.Image] | None:

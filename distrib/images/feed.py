@@ -44,17 +44,23 @@ class Preprocessing:
         mean, std, classes = (tuple(saved[name]) for name in ("mean", "std", "classes"))
         return cls(size=saved["size"], mean=mean, std=std, classes=classes)
 
-    def normalise(self, pixels: Tensor, *, channels_last: bool) -> Tensor:
-        """Images (n, size, size, 3) uint8 to (n, 3, size, size) float32 of mean 0 and deviation 1."""
-        mean, scale = _mean_and_scale(self.mean, self.std, pixels.device)
-        floats = pixels.to(torch.float32).sub_(mean).mul_(scale).permute(0, 3, 1, 2)
-        return floats if channels_last else floats.contiguous()
+    def normalise(self, pixels: Tensor, *, channels_last: bool, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Images (n, size, size, 3) uint8 to (n, 3, size, size) of mean 0 and deviation 1, computed as float32."""
+        count, height, width, channels = pixels.shape
+        # A row of pixels at once: three numbers at a time, a processor's vectors would be all but empty.
+        mean, scale = _mean_and_scale(self.mean, self.std, width, pixels.device)
+        rows = pixels.reshape(count, height, width * channels).to(torch.float32).sub_(mean).mul_(scale).to(dtype)
+        normalised = rows.view(count, height, width, channels).permute(0, 3, 1, 2)
+        return normalised if channels_last else normalised.contiguous()
 
 
 @lru_cache
-def _mean_and_scale(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Kept on the device: to make them anew for each batch would wait for the device each time."""
-    return torch.tensor(mean, device=device) * 255, 1 / (torch.tensor(std, device=device) * 255)
+def _mean_and_scale(
+    mean: tuple[float, ...], std: tuple[float, ...], width: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """For each number of a row of pixels; kept on the device: to make them for each batch would wait for the device."""
+    first, second = torch.tensor(mean, device=device) * 255, 1 / (torch.tensor(std, device=device) * 255)
+    return first.repeat(width), second.repeat(width)
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,7 @@ class Source:
         rows = (torch.from_numpy(indices).to(self.device, non_blocking=True) for indices in lists)
         if isinstance(self.loader, Resident):
             for picked in rows:
-                yield MicroBatch(picked, self.loader.images[picked], self.loader.labels[picked])
+                yield MicroBatch(picked, self.loader.images.index_select(0, picked), self.loader.labels[picked])
             return
         for picked, decoded in zip(rows, self.loader(epoch, lists), strict=True):
             if decoded.bad and not self.skip:

@@ -52,7 +52,7 @@ def collect(network: nn.Module, feed: TestFeed, processes: Processes, *, channel
     parts: list[tuple[Any, ...]] = []
     with averaged_statistics(network, processes), processes.accelerator.autocast():
         for batch in feed:
-            images = feed.preprocessing.normalise(batch.pixels, channels_last=channels_last)
+            images = feed.preprocessing.normalise(batch.pixels, channels_last=channels_last, dtype=processes.dtype)
             says = (network(images).float().softmax(1), network.features(images).float())  # type: ignore[operator]
             good = batch.labels != IGNORED
             parts.append(tuple(column[good].cpu().numpy() for column in (batch.indices, batch.labels, *says)))

@@ -123,7 +123,9 @@ class Trainer:
     def forward_backward(self, batch: MicroBatch) -> Tensor:
         """Add a micro-batch's gradients; return its sums of (loss, hits, images)."""
         optimization = self.settings.optimization
-        images = self.feed.preprocessing.normalise(batch.pixels, channels_last=self.settings.compute.channels_last)
+        layout = self.settings.compute.channels_last
+        prepared = self.feed.preprocessing
+        images = prepared.normalise(batch.pixels, channels_last=layout, dtype=self.processes.dtype)
         logits = self.reduction.network(images)
         loss = F.cross_entropy(
             logits,

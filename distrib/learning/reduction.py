@@ -79,7 +79,8 @@ class DataParallel:
         network.train()
         for _ in range(2):
             # Updates seed the generators for themselves: what dropout draws here changes nothing.
-            network(feed.preprocessing.normalise(pixels, channels_last=channels_last)).sum().backward()
+            images = feed.preprocessing.normalise(pixels, channels_last=channels_last, dtype=self._processes.dtype)
+            network(images).sum().backward()
             network.zero_grad(set_to_none=True)
         with torch.no_grad():
             for name, buffer in network.named_buffers():

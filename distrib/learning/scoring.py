@@ -51,7 +51,7 @@ def evaluate(
                 batch = next(batches, None)
                 if batch is None:  # others have one more
                     continue
-                images = feed.preprocessing.normalise(batch.pixels, channels_last=channels_last)
+                images = feed.preprocessing.normalise(batch.pixels, channels_last=channels_last, dtype=processes.dtype)
                 sums.append(_sums(network(images).float(), batch.labels))
     finally:
         network.train(training)

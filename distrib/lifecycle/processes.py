@@ -16,6 +16,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 
 from distrib.images.decoding import ImageError
 from distrib.lifecycle import launch
+from distrib.lifecycle.allocator import keep_pages
 from distrib.lifecycle.ending import Ending, Failed, Finished
 from distrib.settings import Compute, Precision, SettingsError
 
@@ -26,6 +27,7 @@ TIMEOUT = timedelta(hours=1)
 REFUSALS = (SettingsError, ImageError, Failed, Finished)  # what ends a run on all ranks together
 
 PRECISIONS: dict[str, Precision] = {"no": "fp32", "fp32": "fp32", "bf16": "bf16", "fp16": "fp16"}
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,11 @@ class Processes:
     def device(self) -> torch.device:
         """Where this process computes."""
         return self.accelerator.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What convolutions take: images are made so at once, as autocast would turn them into it anyway."""
+        return TYPES[self.precision]
 
     @property
     def is_main(self) -> bool:
@@ -142,6 +149,8 @@ def start(settings: Compute) -> Processes:
     os.environ.update(launch.ranks(os.environ))
     if device == "cpu" and (name := launch.interface(os.environ)):
         os.environ["GLOO_SOCKET_IFNAME"] = name
+    if settings.keep_pages and device == "cpu":
+        keep_pages()
     choose_kernels(settings, device)
     os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "2000")  # NCCL remembers its last collectives, to explain a hang
     ddp = DistributedDataParallelKwargs(gradient_as_bucket_view=True)

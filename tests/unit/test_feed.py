@@ -284,6 +284,9 @@ def test_normalised_images_have_mean_0_and_deviation_1(digits: ImageData) -> Non
     other = preprocessing.normalise(images, channels_last=False)
     assert other.is_contiguous()
     assert torch.equal(other, found)
+    half = preprocessing.normalise(images, channels_last=True, dtype=torch.bfloat16)
+    assert half.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(half, found.to(torch.bfloat16))  # what autocast would make of it
 
 
 def test_preprocessing_comes_back_from_json() -> None:

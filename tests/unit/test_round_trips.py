@@ -158,6 +158,7 @@ def all_settings(draw: st.DrawFn) -> Settings:
             channels_last=draw(st.booleans()),
             compile=draw(st.booleans()),
             threads=draw(optional(COUNTS)),
+            keep_pages=draw(st.booleans()),
             seed=draw(st.integers(0, 2**32 - 1)),
             exact=exact,
             virtual_ranks=2 ** draw(st.integers(0, 12)) if exact else 8,
