@@ -101,7 +101,7 @@ def environment(changes: dict[str, Any]) -> Iterator[None]:
 def edited(out: Path) -> Iterator[None]:
     """Within, this rank runs a copy of the package that somebody has edited."""
     copy = shutil.copytree(preflight.HOUSE, out / "copy" / "distrib", ignore=shutil.ignore_patterns("__pycache__"))
-    with (copy / "settings.py").open("a") as file:
+    with (copy / "settings/__init__.py").open("a") as file:
         file.write("# edited\n")
     with mock.patch.object(preflight, "HOUSE", copy):
         yield

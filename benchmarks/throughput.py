@@ -1,0 +1,113 @@
+"""Images per second of ``distrib/train.py`` against other loops, on the same network and batch, by turns.
+
+    python benchmarks/throughput.py NETWORK [--rounds N] [--against LOOP ...]
+
+Each figure is of a process of its own, from the end of its warm-up to its last update. ``distrib`` is the command as a
+user types it, with its journal, checks and console; its figure is the one its own journal holds.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from interleaved import by_turns, ratio
+
+ROOT = Path(__file__).resolve().parents[1]
+LOOPS = ROOT / "benchmarks/loops"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is trained: a network, images of an update, and updates after those that warm up."""
+
+    network: str
+    batch: int
+    warm_up: int
+    updates: int
+
+
+WORKS = {
+    "simplecnn": Work("simplecnn", 128, 40, 200),
+    "resnet18": Work("resnet18", 128, 3, 12),
+    "resnet9": Work("resnet9", 400, 3, 9),
+}
+
+
+def distrib(work: Work, precision: str) -> float:
+    """Images/s of the command itself."""
+    every = 20 if work.updates % 20 == 0 else work.warm_up  # between looks at the losses
+    with tempfile.TemporaryDirectory() as out:
+        images = work.batch * (work.warm_up + work.updates)
+        flags = {
+            "model": work.network, "batch-size": work.batch, "precision": precision, "out": out, "name": "run",
+            "data": "synthetic", "image-size": 32, "train-images": images, "test-images": 16, "epochs": 1,
+            "log-every": every, "wandb": "off", "device": "cpu",
+        }  # fmt: skip
+        command = [sys.executable, ROOT / "distrib/train.py", "--no-report"]
+        run([*command, *(word for name, value in flags.items() for word in (f"--{name}", str(value)))])
+        lines = map(json.loads, (Path(out) / "run/metrics.jsonl").read_text().splitlines())
+        speeds = [record["images_per_second"] for record in lines if record["kind"] == "update"]
+    steady = speeds[work.warm_up :]
+    return len(steady) / sum(1 / speed for speed in steady)
+
+
+def loop(script: str, name: str, work: Work, precision: str = "fp32", folder: Path | None = None) -> float:
+    """Images/s of a loop of ``benchmarks/loops``."""
+    flags = {
+        "network": work.network, "batch": work.batch, "warm-up": work.warm_up, "updates": work.updates,
+        "precision": precision,
+    }  # fmt: skip
+    words = [word for key, value in flags.items() for word in (f"--{key}", str(value))]
+    place = ["--folder", str(folder)] if folder else []
+    told = run([sys.executable, LOOPS / f"{script}.py", name, *words, *place])
+    return json.loads(told.splitlines()[-1])["images_per_second"]
+
+
+def run(command: list[str | Path]) -> str:
+    """What a command prints; it must succeed."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(  # noqa: S603
+        [str(word) for word in command], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise SystemExit(f"{' '.join(map(str, command))} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+    return done.stdout
+
+
+def contestants(work: Work, folder: Path) -> dict[str, Callable[[], float]]:
+    """The command and what it is measured against, by name."""
+    plain = partial(loop, "plain", work=work)
+    found = {
+        "distrib bf16": partial(distrib, work, "bf16"),
+        "tuned bf16": partial(plain, name="tuned", precision="bf16"),
+    }
+    if work.network == "resnet9":
+        return found | {"tutorial9 as written": partial(plain, name="tutorial9", folder=folder)}
+    return found | {"notebook as written": partial(plain, name="notebook")}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("network", choices=WORKS)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--against", nargs="*", help="only these")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        known = contestants(WORKS[asked.network], Path(folder))
+        chosen = {n: m for n, m in known.items() if not asked.against or n.startswith(("distrib", *asked.against))}
+        found = by_turns(chosen, asked.rounds)
+    first, *others = found
+    for other in others:
+        print(f"{first} / {other}: {ratio(found[first], found[other])}")
+
+
+if __name__ == "__main__":
+    main()
