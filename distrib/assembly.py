@@ -40,6 +40,9 @@ from distrib.lifecycle.saving import Saver
 from distrib.lifecycle.stopping import StopRequest, lead
 from distrib.settings import Compute, Settings, SettingsError
 from distrib.zoo import registry
+from distrib.zoo.speednet import SpeedNet
+
+WHITENED = 5000  # training images whose patches --whiten looks at
 
 
 def resolve(settings: Settings, processes: Processes) -> Settings:
@@ -86,7 +89,7 @@ def assemble(
     check_data(feed.facts(), processes)
     plan, optimization, schedule = feed.plan, settings.optimization, settings.schedule
     network = processes.node_first(lambda: make_network(settings, feed, processes.device, fresh=checkpoint is None))
-    optimizer = make_optimizer(network, optimization)
+    optimizer = make_optimizer(network, optimization, processes.dtype)
     average = WeightAverage(network, optimization.ema_decay) if optimization.ema_decay is not None else None
     # Accelerate prepares the network and the optimizer alone. A prepared scheduler would step once for every process, a
     # prepared loader would repeat images and fetch ahead; both are pure functions here.
@@ -127,8 +130,12 @@ def make_network(settings: Settings, feed: Feed, device: torch.device, *, fresh:
     torch.manual_seed(settings.compute.seed)
     size, classes = feed.preprocessing.size, len(feed.preprocessing.classes)
     network = registry.build(settings.model, classes=classes, image_size=size, download=fresh)
+    if feed.growth.first < size:
+        registry.blueprint(settings.model, classes=classes, image_size=feed.growth.first)  # is it large enough?
     if settings.lifecycle.init is not None and fresh:
         load_weights(network, checkpoints.weights(settings.lifecycle.init), str(settings.lifecycle.init))
+    if isinstance(network, SpeedNet) and settings.model.whiten and fresh and settings.lifecycle.init is None:
+        network.stem.fit(feed.examples(WHITENED))
     layout = torch.channels_last if settings.compute.channels_last else torch.contiguous_format
     network = network.to(device, memory_format=layout)  # type: ignore[call-overload]
     if settings.compute.compile:

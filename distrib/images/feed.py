@@ -12,6 +12,7 @@ from torch import Tensor
 
 from distrib.images.augmentation import BatchAugmentation
 from distrib.images.decoding import ImageError, centre
+from distrib.images.growth import Growth
 from distrib.images.order import Indices, Plan, own_shares
 from distrib.images.resident import Peers, Resident, decode_all
 from distrib.images.splits import ImageData, Split
@@ -179,6 +180,7 @@ class Feed:
             peers.size,
             compute.virtual_ranks if compute.exact else None,
         )
+        self.growth = Growth.of(settings.augmentation, size=size, updates_per_epoch=self.plan.updates_per_epoch)
 
     def _statistics(self, size: int, peers: Peers) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and deviation of small training images, and ImageNet's for others, however they are loaded."""
@@ -212,10 +214,19 @@ class Feed:
         In an update come those of its first share, then those of the next.
         """
         plan = self.plan
-        places = ((at, number) for at in range(position, plan.updates_per_epoch) for number in plan.own)
+        places = [(at, number) for at in range(position, plan.updates_per_epoch) for number in plan.own]
         lists = [part for at, number in places for part in plan.share_of(self.seed, epoch, at, number)]
-        for batch in self.source.read(epoch, lists):
-            yield replace(batch, pixels=self.augment(batch.pixels, batch.indices, epoch))
+        for count, batch in enumerate(self.source.read(epoch, lists)):
+            at, _ = places[count // plan.micro_batches]
+            varied = self.augment(batch.pixels, batch.indices, epoch)
+            yield replace(batch, pixels=self.growth(varied, epoch * plan.updates_per_epoch + at))
+
+    def examples(self, count: int) -> Tensor:
+        """The first ``count`` training images, or all if there are fewer, normalised: (n, 3, size, size) float32."""
+        indices = np.arange(min(count, self.images))
+        read = self.source.read(0, list(np.array_split(indices, -(-len(indices) // TEST_BATCH))))
+        parts = [self.preprocessing.normalise(batch.pixels, channels_last=True) for batch in read]
+        return torch.cat(parts)
 
 
 def own_size(split: Split) -> int:

@@ -12,6 +12,7 @@ from torch import nn
 
 from distrib.images import sources
 from distrib.images.feed import TestFeed
+from distrib.images.views import Views
 from distrib.insight import predictions
 from distrib.insight.runs import Run, Which, load_run
 from distrib.insight.summary import aligned
@@ -37,8 +38,10 @@ class Request:
     """auto: CUDA, else Apple's MPS, else the CPU; not necessarily what the run was trained on."""
     precision: Precision | None = None
     """None: the run's own."""
+    views: Views = "one"
+    """Ask about each image as it is, also mirrored, or also shifted by a pixel both ways, and average the logits."""
     save: Path | None = None
-    """Also write what the network says of each image (probabilities, features) to this file: .npz or .parquet."""
+    """Also write what the network says of each image, of one view, to this file: .npz or .parquet."""
     json: bool = False
     """Print one JSON object."""
 
@@ -64,7 +67,7 @@ def score(run: Run, request: Request, processes: Processes) -> Scores:
     """Score the run's network on all test images, at its size and normalised as in training; save what it says."""
     network, feed = prepare(run, processes, data=request.data, ema=request.ema)
     channels_last = run.settings.compute.channels_last
-    scores = evaluate(network, feed, processes, channels_last=channels_last)
+    scores = evaluate(network, feed, processes, channels_last=channels_last, views=request.views)
     if (path := request.save) is not None:
         found = predictions.collect(network, feed, processes, channels_last=channels_last)
         processes.agreed(lambda: predictions.save(found, path))

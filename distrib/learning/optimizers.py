@@ -1,17 +1,21 @@
 """Optimizers: which parameters decay, the rates of an update, and clipped gradients."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from distrib.learning.muon import FILTERS, INERTIA, Muon
 from distrib.settings import Optimization
 
 
-def make_optimizer(network: nn.Module, settings: Optimization) -> Optimizer:
+def make_optimizer(network: nn.Module, settings: Optimization, dtype: torch.dtype = torch.float32) -> Optimizer:
     """An optimizer of the network's trainable parameters. Its rates are set before every update.
+
+    Each group's ``lr_scale`` is its share of the rate. Muon computes in ``dtype``.
 
     Fused: one kernel for all parameters instead of several for each, which on a GPU also skips an update without
     anybody waiting for the verdict.
@@ -19,31 +23,53 @@ def make_optimizer(network: nn.Module, settings: Optimization) -> Optimizer:
     trainable = [p for p in network.parameters() if p.requires_grad]
     # Weights of norms and every bias are vectors; what a layer multiplies with has two dimensions or more.
     vectors = [p for p in trainable if p.ndim <= 1]
-    matrices = [p for p in trainable if p.ndim > 1]
-    decay = settings.weight_decay
-    groups = [
-        {"params": matrices, "weight_decay": decay},
-        {"params": vectors, "weight_decay": decay if settings.decay_norms else 0.0},
+    head = [p for p in classifier(network) if p.ndim > 1] if settings.head_lr else []
+    matrices = [p for p in trainable if p.ndim > 1 and all(p is not other for other in head)]
+    decay, lr = settings.weight_decay, settings.lr
+    groups: list[dict[str, Any]] = [
+        {"params": matrices, "weight_decay": decay, "lr_scale": 1.0},
+        {"params": head, "weight_decay": decay, "lr_scale": (settings.head_lr or lr) / lr},
+        {
+            "params": vectors,
+            "weight_decay": decay if settings.decay_norms else 0.0,
+            "lr_scale": (settings.bias_lr or lr) / lr,
+        },
     ]
+    if settings.optimizer == "muon":
+        filters = {"params": [p for p in matrices if p.ndim == FILTERS], "lr_scale": 1.0}
+        groups[0]["params"] = [p for p in matrices if p.ndim != FILTERS]
+        return Muon(filters, filled(groups), lr=lr, momentum=settings.momentum, dtype=dtype)
+    groups = filled(groups)
     if settings.optimizer == "sgd":
-        sgd = SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov, fused=True)
+        sgd = SGD(groups, lr=lr, momentum=settings.momentum, nesterov=settings.nesterov, fused=True)
         # Where the first update is skipped, fused SGD would leave its momentum uninitialised and take it for good in
         # the next. From zero, the first update is the same.
         for parameter in trainable:
             sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return sgd
     kind = {"adam": Adam, "adamw": AdamW}[settings.optimizer]
-    return kind(groups, lr=settings.lr, betas=(settings.momentum, 0.999), fused=True)
+    return kind(groups, lr=lr, betas=(settings.momentum, 0.999), fused=True)
+
+
+def filled(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those that hold a parameter."""
+    return [group for group in groups if group["params"]]
+
+
+def classifier(network: nn.Module) -> list[nn.Parameter]:
+    """The parameters of the last linear layer."""
+    linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    return [*linear[-1].parameters()] if linear else []
 
 
 def set_rates(optimizer: Optimizer, lr: float, momentum: float) -> None:
-    """Give every group the learning rate, and the momentum or first beta, of the coming update."""
+    """Give every group its share of the learning rate, and the momentum or first beta, of the coming update."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
-        if "momentum" in group:
-            group["momentum"] = momentum
-        else:
+        group["lr"] = lr * group["lr_scale"]
+        if "betas" in group:
             group["betas"] = (momentum, group["betas"][1])
+        else:
+            group[INERTIA if INERTIA in group else "momentum"] = momentum
 
 
 def clip_gradients(

@@ -39,6 +39,8 @@ class Rates:
                 return self._cycle(after, length, first, peak, last)
             case "cosine":
                 return cosine(peak, low, after / length)
+            case "linear":
+                return low + (peak - low) * (1 - after / length)
             case "restarts":
                 return cosine(peak, low, self._within_restart(after))
             case "multistep":

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from distrib.images.feed import TestFeed
+from distrib.images.views import Views, views_of
 from distrib.images.workers import IGNORED
 from distrib.learning.averaging import averaged_statistics
 from distrib.learning.meter import total
@@ -32,13 +33,14 @@ def evaluate(
     processes: Processes,
     *,
     channels_last: bool,
+    views: Views = "one",
     between: Callable[[], None] = lambda: None,
 ) -> Scores:
     """Score the network, in evaluation mode and with statistics averaged over processes, on all test images.
 
     Every process scores its part and no two the same image, so no image needs to be left out of the sums afterwards.
-    Every process must call it. ``between`` is called before each batch, equally often on every process; it may raise,
-    and the network is then as it was.
+    Every process must call it. Of several ``views`` of an image the logits are averaged. ``between`` is called before
+    each batch, equally often on every process; it may raise, and the network is then as it was.
     """
     sums = [torch.zeros(4, device=processes.device)]
     training = network.training
@@ -51,8 +53,11 @@ def evaluate(
                 batch = next(batches, None)
                 if batch is None:  # others have one more
                     continue
-                images = feed.preprocessing.normalise(batch.pixels, channels_last=channels_last, dtype=processes.dtype)
-                sums.append(_sums(network(images).float(), batch.labels))
+                logits = torch.zeros((), device=processes.device)
+                for pixels, share in views_of(batch.pixels, views):
+                    images = feed.preprocessing.normalise(pixels, channels_last=channels_last, dtype=processes.dtype)
+                    logits = logits + share * network(images).float()
+                sums.append(_sums(logits, batch.labels))
     finally:
         network.train(training)
     # Rounded once: the sum does not depend on who scored which batch.

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from distrib.learning.state import TrainState
+from distrib.learning.state import Copies, TrainState
 from distrib.lifecycle import checkpoints
 from distrib.lifecycle.checkpoints import Checkpoint
 from distrib.lifecycle.ending import Failed, say
@@ -55,6 +55,7 @@ class Snapshots:
         self._minutes, self._lead = timing.minutes, timing.lead
         self._saved_at, self._wait = time.perf_counter(), 0.0
         self._error: str | None = None
+        self._copies = Copies()
 
     @property
     def due(self) -> bool:
@@ -65,7 +66,7 @@ class Snapshots:
         """Save a checkpoint, in the background unless told to ``wait``. Every process must call it; rank 0 writes."""
         started = time.perf_counter()
         self.settle()
-        groups = self._state.tensors(self._processes)
+        groups = self._state.tensors(self._processes, self._copies)
         if self._processes.is_main:
             self._saver.save(groups, self._state.counters() | self.facts)
         self._saved_at = time.perf_counter()

@@ -71,6 +71,33 @@ def is_of(value: Any, kind: Any) -> bool:
     return isinstance(value, kind) or (isinstance(value, int) and isinstance(0.0, kind))
 
 
+class Copies:
+    """Copies of groups of tensors on the host, in memory that stays from one time to the next.
+
+    Training waits for them. New memory would first have to be found and, page by page, cleared by the system, and only
+    pinned memory is written by a GPU itself. So the elements keep the order that they have, too.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Tensors] = {}
+
+    @torch.no_grad()
+    def of(self, group: str, tensors: Tensors) -> Tensors:
+        """Copies of the tensors of a group, which has the same ones every time."""
+        if group not in self._kept:
+            pinned = torch.cuda.is_available()
+            self._kept[group] = {
+                name: torch.empty_like(tensor, device="cpu", pin_memory=pinned and tensor.is_cuda)
+                for name, tensor in tensors.items()
+            }
+        kept = self._kept[group]
+        for name, tensor in tensors.items():
+            kept[name].copy_(tensor, non_blocking=True)
+        if torch.cuda.is_available():
+            torch.cuda.current_stream().synchronize()
+        return kept
+
+
 @dataclass
 class TrainState:
     """What an update changes. ``network`` is the plain module, not what Accelerate or DDP wrap around it."""
@@ -81,21 +108,24 @@ class TrainState:
     scaler: GradScaler | None
     progress: Progress
 
-    def tensors(self, processes: Processes) -> dict[str, Tensors]:
+    def tensors(self, processes: Processes, copies: Copies | None = None) -> dict[str, Tensors]:
         """The tensors, in named groups, as copies on rank 0's host; the others get none. Every process must call it.
+
+        New ones, or those of ``copies``, which are overwritten the next time.
 
         ``model`` and ``ema`` hold statistics averaged over processes, so that each is a network as it was evaluated;
         ``statistics`` holds those of each process, with which the run itself goes on.
         """
+        copied = Copies() if copies is None else copies
         groups: dict[str, Tensors] = {"optimizer": {}, "statistics": {}}
         if processes.is_main:
-            groups["optimizer"] = on_host(optimizer_tensors(self.network, self.optimizer))
+            groups["optimizer"] = copied.of("optimizer", optimizer_tensors(self.network, self.optimizer))
         networks = {"model": self.network}
         if self.average is not None:
             networks["ema"] = self.average.network
         for group, network in networks.items():
             with averaged_statistics(network, processes) as stacked:
-                groups[group] = on_host(network.state_dict()) if processes.is_main else {}
+                groups[group] = copied.of(group, network.state_dict()) if processes.is_main else {}
             own = {f"{group}/{name}": rows.contiguous() for name, rows in stacked.items()}
             groups["statistics"] |= own if processes.is_main else {}
         return groups
@@ -149,9 +179,8 @@ def of_group(group: str, tensors: Tensors) -> Tensors:
 
 
 def on_host(tensors: Tensors) -> Tensors:
-    """Copies on the CPU, contiguous as safetensors wants them."""
-    # contiguous() first: a copy keeps the order of channels_last, which the file format does not know.
-    return {name: tensor.detach().contiguous().to("cpu", copy=True) for name, tensor in tensors.items()}
+    """Copies on the CPU."""
+    return Copies().of("", tensors)
 
 
 def load_weights(network: nn.Module, weights: dict[str, Tensor], source: str) -> None:

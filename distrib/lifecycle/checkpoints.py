@@ -179,6 +179,7 @@ def put_tensors(file: Path, tensors: Tensors, about: dict[str, str] | None = Non
     Raises:
         OSError: it cannot be written, or does not read back as it was written.
     """
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}  # the format knows no channels_last
     try:
         # From where they lie: to serialise first copies all, under the GIL.
         safetensors.torch.save_file(tensors, file, about)

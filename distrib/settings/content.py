@@ -30,9 +30,16 @@ class Model:
     """First layers of a ResNet: cifar (3x3, no pool) or imagenet (7x7, pool). auto: cifar up to 64 pixels."""
     pretrained: bool = False
     """Start from torchvision's published weights (torchvision/NAME only; they are downloaded)."""
+    whiten: bool = False
+    """Set speednet's first layer so that it whitens patches of the training images, and leave it so."""
+    identity_init: bool = False
+    """Start 3x3 convolutions so that their first filters pass on what comes in, as far as there are filters."""
 
     def __post_init__(self) -> None:
         require(self.width is None or self.width > 0, "--width is a number of channels: at least 1")
+        require(not self.whiten or self.model == "speednet", f"--whiten goes with speednet, not {self.model}")
+        given = self.pretrained and self.identity_init
+        require(not given, "--pretrained and --identity-init both set the first weights: give one of them")
         if not self.model.startswith("torchvision/"):
             require(not self.pretrained, f"--pretrained goes with --model torchvision/NAME, not with {self.model}")
         else:
@@ -88,6 +95,10 @@ class Augmentation:
     """Side of a square blacked out at a random place, pixels. 0: none."""
     policy: Policy = "none"
     """torchvision's automatic augmentation, drawn anew for each image."""
+    start_size: int | None = None
+    """Side of training images at first, pixels; they grow in steps of 4 to the full size. None: full at once."""
+    grow_epochs: float = 0.0
+    """Epochs after which images that begin with --start-size have grown to their full size."""
 
     def __post_init__(self) -> None:
         require(self.crop_padding is None or self.crop_padding > 0, "--crop-padding is at least 1 pixel")
@@ -95,3 +106,6 @@ class Augmentation:
         require(pads or self.crop_padding is None, f"--crop-padding goes with --crop pad, not {self.crop}")
         require(pads or self.padding_mode == "zero", f"--padding-mode goes with --crop pad, not {self.crop}")
         require(self.cutout >= 0, "--cutout is 0 or a number of pixels")
+        require(self.start_size is None or self.start_size >= 8, "--start-size is at least 8 pixels")
+        both = self.grow_epochs > 0 if self.start_size is not None else self.grow_epochs == 0
+        require(both, "--start-size goes with --grow-epochs above 0")

@@ -16,14 +16,18 @@ class Optimization:
     """Images of an update, of all processes together. An incomplete batch at an epoch's end is left out."""
     micro_batch: int | None = None
     """At most so many images of a process at once; gradients are accumulated over the rest. None: its whole share."""
-    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
-    """Optimizer."""
+    optimizer: Literal["sgd", "adam", "adamw", "muon"] = "sgd"
+    """Optimizer. muon: Muon for the filters of convolutions, whose norm it keeps, and SGD for the rest."""
     lr: float = 0.1
     """Learning rate at its peak."""
+    bias_lr: float | None = None
+    """Learning rate of biases and norms at the peak. None: --lr."""
+    head_lr: float | None = None
+    """Learning rate of the classifier's weights at the peak. None: --lr."""
     momentum: float = 0.9
     """Momentum of SGD, first beta of Adam. The onecycle schedule cycles it between 0.85 and 0.95 instead."""
     nesterov: bool = False
-    """Nesterov's momentum (SGD)."""
+    """Nesterov's momentum (SGD; Muon always has it)."""
     weight_decay: float = 5e-4
     """Weight decay: added to the gradient by SGD and Adam, decoupled in AdamW."""
     decay_norms: bool = True
@@ -44,6 +48,8 @@ class Optimization:
         require(self.lr > 0, "--lr is above 0")
         require(0 <= self.momentum < 1, "--momentum lies in [0, 1)")
         require(not self.nesterov or self.optimizer == "sgd", f"--nesterov goes with sgd, not {self.optimizer}")
+        require(self.bias_lr is None or self.bias_lr > 0, "--bias-lr is above 0")
+        require(self.head_lr is None or self.head_lr > 0, "--head-lr is above 0")
         require(not self.nesterov or self.momentum > 0, "--nesterov needs --momentum above 0")
         require(self.weight_decay >= 0, "--weight-decay is 0 or more")
         require(self.clip_norm is None or self.clip_norm > 0, "--clip-norm is above 0")
@@ -56,14 +62,14 @@ class Optimization:
 class Schedule:
     """How the learning rate moves, and when to stop early."""
 
-    schedule: Literal["onecycle", "cosine", "restarts", "multistep", "plateau", "constant"] = "onecycle"
-    """onecycle, cosine and restarts move at every update; multistep and plateau at ends of epochs."""
+    schedule: Literal["onecycle", "cosine", "linear", "restarts", "multistep", "plateau", "constant"] = "onecycle"
+    """onecycle, cosine, linear and restarts move at every update; multistep and plateau at ends of epochs."""
     warmup_epochs: float = 0.0
     """Epochs over which the rate first rises from 1 % in a line; the schedule fills what is left."""
     pct_start: float = 0.3
     """Share of the onecycle schedule that rises, of 1."""
     min_lr: float = 0.0
-    """Learning rate at which cosine and restarts end and below which plateau never goes."""
+    """Learning rate at which cosine, linear and restarts end and below which plateau never goes."""
     restart_epochs: int = 10
     """Epochs of the first cosine of the restarts schedule."""
     restart_multiplier: int = 2

@@ -17,6 +17,7 @@ OWN = (
     *(f"{family}{depth}" for family in ("resnet", "plain") for depth in CIFAR_DEPTHS),
     "resnet9",
     "simplecnn",
+    "speednet",
 )
 """Every name of our own networks."""
 

@@ -12,6 +12,7 @@ from distrib.zoo import names
 from distrib.zoo.borrowed import Weightless, borrow
 from distrib.zoo.resnet import cifar_resnet, resnet
 from distrib.zoo.small import ResNet9, SimpleCNN
+from distrib.zoo.speednet import SpeedNet
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     **{f"resnet{depth}": partial(resnet, depth) for depth in names.IMAGENET_DEPTHS},
@@ -20,10 +21,11 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
     **{f"plain{depth}": partial(cifar_resnet, depth, shortcuts=False) for depth in names.CIFAR_DEPTHS},
     "resnet9": ResNet9,
     "simplecnn": SimpleCNN,
+    "speednet": SpeedNet,
 }
 """Our own networks. Each builder takes ``classes`` and ``width``, those of ``names.STEMMED`` also ``stem``."""
 
-SMALLEST_IMAGE = 8
+SMALLEST_IMAGE, SMALLEST_HALVED = 8, 16  # the second where the first layer takes a pixel and three pools halve the rest
 LARGEST_CIFAR_STEM = 64
 
 
@@ -40,9 +42,11 @@ def build(model: Model, *, classes: int, image_size: int, download: bool = True)
     names.check(model.model)
     if model.model.startswith(names.TORCHVISION):
         name = model.model.removeprefix(names.TORCHVISION)
-        return borrow(name, classes=classes, image_size=image_size, pretrained=model.pretrained, download=download)
-    require(image_size >= SMALLEST_IMAGE, f"--model {model.model} needs --image-size {SMALLEST_IMAGE} or more")
-    return BUILDERS[model.model](classes=classes, **_options(model, image_size))
+        network = borrow(name, classes=classes, image_size=image_size, pretrained=model.pretrained, download=download)
+        return start(network, model)
+    least = SMALLEST_HALVED if model.model == "speednet" else SMALLEST_IMAGE
+    require(image_size >= least, f"--model {model.model} needs --image-size {least} or more")
+    return start(BUILDERS[model.model](classes=classes, **_options(model, image_size)), model)
 
 
 def blueprint(model: Model, *, classes: int, image_size: int) -> nn.Module:
@@ -52,8 +56,22 @@ def blueprint(model: Model, *, classes: int, image_size: int) -> nn.Module:
     return net.to("meta")
 
 
+def start(network: nn.Module, model: Model) -> nn.Module:
+    """With ``--identity-init``, let the first filters of every 3x3 convolution pass on its input.
+
+    The others, where there are more filters than inputs, stay as they were drawn. Source:
+    https://arxiv.org/abs/2404.00498.
+    """
+    for layer in network.modules() if model.identity_init else ():
+        if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3) and layer.groups == 1:
+            nn.init.dirac_(layer.weight.detach()[: layer.in_channels])
+    return network
+
+
 def _options(model: Model, image_size: int) -> dict[str, Any]:
     options: dict[str, Any] = {} if model.width is None else {"width": model.width}
+    if model.model == "speednet":
+        options["whiten"] = model.whiten
     if model.model in names.STEMMED:
         small = image_size <= LARGEST_CIFAR_STEM
         options["stem"] = model.stem if model.stem != "auto" else "cifar" if small else "imagenet"

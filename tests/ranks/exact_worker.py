@@ -62,6 +62,13 @@ CASES = {
         data={"image_size": 16, "loading": "workers", "workers": 1}, augmentation={"policy": "autoaugment-cifar10"}
     ),
     "no statistics": settings(data={"image_size": 32}, model={"model": "torchvision/squeezenet1_1", "width": None}),
+    "muon": settings(
+        model={"model": "speednet", "whiten": True, "identity_init": True},
+        data={"image_size": 20},
+        augmentation={"start_size": 16, "grow_epochs": 1.0},
+        optimization={"optimizer": "muon", "bias_lr": 2.0, "head_lr": 0.2},
+        schedule={"schedule": "linear"},
+    ),
     "contiguous": settings(compute={"channels_last": False}, model={"model": "resnet9", "width": 4}),
 }
 

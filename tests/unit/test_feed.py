@@ -440,3 +440,24 @@ def test_a_mistake_in_the_decoding_is_not_taken_for_a_lost_worker(
     monkeypatch.setattr(type(digits.train), "image", fail)
     with pytest.raises(kind, match="a mistake"):
         list(loader(digits, workers)(0, LISTS))
+
+
+@pytest.mark.parametrize(("loading", "workers"), PATHS)
+def test_images_grow_by_the_number_of_the_update_also_when_going_on(
+    digits: ImageData, loading: str, workers: int
+) -> None:
+    grows = {"start_size": 8, "grow_epochs": 1.5}
+    feed = Feed(digits, settings(loading, workers, data={"image_size": 16}, augmentation=grows), Solo(), CPU)
+    sides = [batch.pixels.shape[1] for epoch in range(3) for batch in feed.train(epoch)]
+    # 3 updates an epoch, of 3 micro-batches; full after 4.5 updates
+    assert sides == [side for side in (8, 8, 8, 12, 12, 16, 16, 16, 16) for _ in range(3)]
+    assert same(feed.train(1, 1), list(feed.train(1))[3:])
+
+
+def test_examples_are_the_first_images_as_the_network_sees_them(digits: ImageData) -> None:
+    feed = Feed(digits, settings(), Solo(), CPU)
+    some = feed.examples(70)
+    assert some.shape == (70, 3, 8, 8)
+    pixels = torch.from_numpy(np.stack([np.asarray(digits.train.image(index)) for index in range(70)]))
+    assert torch.equal(some, feed.preprocessing.normalise(pixels, channels_last=True))
+    assert len(feed.examples(10**6)) == 150

@@ -51,6 +51,8 @@ def after_warmup(schedule: str, updates: int) -> Any:
     match schedule:
         case "cosine":
             return torchs.CosineAnnealingLR(optimizer(), updates, eta_min=0.01)
+        case "linear":
+            return torchs.LinearLR(optimizer(), 1.0, 0.01 / PEAK, updates)
         case "restarts":
             return torchs.CosineAnnealingWarmRestarts(optimizer(), 2 * PER_EPOCH, T_mult=2, eta_min=0.01)
         case _:
@@ -59,6 +61,7 @@ def after_warmup(schedule: str, updates: int) -> Any:
 
 SCHEDULES: dict[str, dict[str, Any]] = {
     "cosine": {"min_lr": 0.01},
+    "linear": {"min_lr": 0.01},
     "restarts": {"min_lr": 0.01, "restart_epochs": 2, "restart_multiplier": 2},
     "constant": {},
 }
@@ -127,7 +130,7 @@ def test_warm_up_and_cosine_are_torchs_sequence() -> None:
 
 @examples(max_examples=150, deadline=None)
 @given(
-    schedule=st.sampled_from(["onecycle", "cosine", "restarts", "plateau", "constant"]),
+    schedule=st.sampled_from(["onecycle", "cosine", "linear", "restarts", "plateau", "constant"]),
     per_epoch=st.integers(1, 9),
     epochs=st.integers(1, 9),
     warmup=st.floats(0, 0.99),

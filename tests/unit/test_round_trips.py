@@ -71,8 +71,14 @@ def optional(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 def models(draw: st.DrawFn) -> Model:
     if draw(st.booleans()):
         return Model(model=draw(TEXTS.map(names.TORCHVISION.__add__)), pretrained=draw(st.booleans()))
-    stem = draw(st.sampled_from(["auto", "cifar", "imagenet"]))
-    return Model(model=draw(st.sampled_from(names.OWN)), width=draw(optional(COUNTS)), stem=stem)
+    stem, whiten = draw(st.sampled_from(["auto", "cifar", "imagenet"])), draw(st.booleans())
+    return Model(
+        model="speednet" if whiten else draw(st.sampled_from(names.OWN)),
+        width=draw(optional(COUNTS)),
+        stem=stem,
+        whiten=whiten,
+        identity_init=draw(st.booleans()),
+    )
 
 
 @st.composite
@@ -86,14 +92,16 @@ def augmentations(draw: st.DrawFn) -> Augmentation:
         flip=draw(st.sampled_from(["auto", "none", "random", "alternating"])),
         cutout=draw(WHOLE),
         policy=draw(st.sampled_from(get_args(Policies))),
+        start_size=(start_size := draw(optional(st.integers(8, 10**4)))),
+        grow_epochs=0.0 if start_size is None else draw(POSITIVE),
     )
 
 
 @st.composite
 def learning(draw: st.DrawFn) -> tuple[Optimization, Schedule]:
     epochs, lr = draw(COUNTS), draw(POSITIVE)
-    optimizer, momentum = draw(st.sampled_from(["sgd", "adam", "adamw"])), draw(SHARES | st.just(0.0))
-    schedule = draw(st.sampled_from(["onecycle", "cosine", "restarts", "multistep", "plateau", "constant"]))
+    optimizer, momentum = draw(st.sampled_from(["sgd", "adam", "adamw", "muon"])), draw(SHARES | st.just(0.0))
+    schedule = draw(st.sampled_from(["onecycle", "cosine", "linear", "restarts", "multistep", "plateau", "constant"]))
     assume(schedule != "multistep" or epochs > 1)
     steps = st.sets(st.integers(1, max(epochs - 1, 1)), min_size=1, max_size=5)
     optimization = Optimization(
@@ -102,6 +110,8 @@ def learning(draw: st.DrawFn) -> tuple[Optimization, Schedule]:
         micro_batch=draw(optional(COUNTS)),
         optimizer=optimizer,
         lr=lr,
+        bias_lr=draw(optional(POSITIVE)),
+        head_lr=draw(optional(POSITIVE)),
         momentum=momentum,
         nesterov=draw(st.booleans()) and optimizer == "sgd" and momentum > 0,
         weight_decay=draw(ANY_POSITIVE),

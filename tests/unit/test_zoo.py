@@ -101,6 +101,7 @@ def test_initialisation():
 @pytest.mark.parametrize("name", names.OWN)
 @pytest.mark.parametrize("sizes", [(8, 28, 64), (224,)])
 def test_our_networks_take_any_size(name, sizes):
+    sizes = [max(size, 16) if name == "speednet" else size for size in sizes]
     net = outline(name, classes=7, image_size=sizes[0])
     for size in sizes:
         features = net.features(images(2, size))
@@ -109,7 +110,7 @@ def test_our_networks_take_any_size(name, sizes):
 
 
 def test_logits_are_the_classifier_of_the_features():
-    for name in ("resnet20", "resnet9", "simplecnn", "torchvision/resnet18", "torchvision/squeezenet1_1"):
+    for name in ("resnet20", "resnet9", "simplecnn", "speednet", "torchvision/resnet18", "torchvision/squeezenet1_1"):
         net = registry.build(Model(model=name), classes=3, image_size=32).eval()
         batch = torch.randn(2, 3, 32, 32)
         features = net.features(batch)
@@ -122,7 +123,8 @@ def test_logits_are_the_classifier_of_the_features():
                 continue
         else:
             head = net.fc
-        torch.testing.assert_close(head(features), net(batch))
+        scale = 9 if name == "speednet" else 1
+        torch.testing.assert_close(head(features), net(batch) * scale)
 
 
 @pytest.mark.parametrize(("name", "least"), [("resnet18", 8), ("resnet34", 8), ("resnet50", 2)])
@@ -140,7 +142,9 @@ def test_width_of_a_resnet(name, width, features):
     assert net.fc.in_features == features
 
 
-@pytest.mark.parametrize(("name", "features"), [("resnet20", 32), ("plain20", 32), ("resnet9", 64), ("simplecnn", 64)])
+@pytest.mark.parametrize(
+    ("name", "features"), [("resnet20", 32), ("plain20", 32), ("resnet9", 64), ("simplecnn", 64), ("speednet", 32)]
+)
 def test_width_of_the_others(name, features):
     assert outline(name, width=8).fc.in_features == features
 
@@ -239,11 +243,47 @@ def test_unknown_names_name_the_nearest(name, near):
 
 
 def test_what_does_not_go_together():
-    for name in ("resnet20", "plain110", "resnet9", "simplecnn"):
+    for name in ("resnet20", "plain110", "resnet9", "simplecnn", "speednet"):
         with pytest.raises(SettingsError, match=f"leave it out with {name}"):
             outline(name, stem="cifar")
     with pytest.raises(SettingsError, match="--image-size 8 or more"):
         outline("simplecnn", image_size=7)
+    with pytest.raises(SettingsError, match="speednet needs --image-size 16 or more"):
+        outline("speednet", image_size=15)
+    with pytest.raises(SettingsError, match="--whiten goes with speednet, not resnet18"):
+        Model(model="resnet18", whiten=True)
+    with pytest.raises(SettingsError, match="--pretrained and --identity-init"):
+        Model(model="torchvision/resnet18", pretrained=True, identity_init=True)
+
+
+def test_whitened_patches_are_not_correlated():
+    draw = torch.Generator().manual_seed(0)
+    pixels = torch.nn.functional.avg_pool2d(torch.randn(64, 3, 34, 34, generator=draw), 3, 1)  # neighbours are alike
+    net = registry.build(Model(model="speednet", width=4, whiten=True), classes=3, image_size=32)
+    assert not net.stem.weight.requires_grad
+    net.stem.fit(pixels)
+    out = (net.stem(pixels) - net.stem.bias[:, None, None]).detach().transpose(0, 1).flatten(1).double()
+    torch.testing.assert_close(out[:12], -out[12:])
+    covariance = out[:12] @ out[:12].T / out.shape[1]
+    assert (covariance - torch.diag(covariance.diag())).abs().max() < 1e-4
+    variances = covariance.diag()
+    assert variances.max() < 1
+    assert variances.min() > 0.8
+    before = pixels.unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, 12).T.double()
+    assert (before @ before.T / before.shape[1]).diag().max() < 0.5  # not white from the start
+    assert registry.build(Model(model="speednet", width=4), classes=3, image_size=32).stem.weight.requires_grad
+
+
+def test_an_identity_at_first_passes_on_what_comes_in():
+    net = registry.build(Model(model="resnet20", identity_init=True), classes=3, image_size=32)
+    layer = net.layer2[0].conv1
+    assert layer.out_channels == 2 * layer.in_channels
+    images = torch.randn(2, 16, 8, 8)
+    out = torch.nn.functional.conv2d(images, layer.weight, padding=1)
+    assert torch.equal(out[:, :16], images)
+    assert not torch.equal(out[:, 16:], images)
+    plain = registry.build(Model(model="resnet20"), classes=3, image_size=32).layer2[0].conv1
+    assert not torch.equal(torch.nn.functional.conv2d(images, plain.weight, padding=1)[:, :16], images)
 
 
 @pytest.mark.parametrize(("name", "size"), [("inception_v3", 8), ("maxvit_t", 64), ("vit_b_16", 40), ("vgg11", 16)])

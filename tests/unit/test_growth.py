@@ -1,0 +1,39 @@
+import pytest
+import torch
+
+from distrib.images.growth import Growth
+from distrib.settings import Augmentation, SettingsError
+
+
+def growth(first: int | None = 24, epochs: float = 2.0) -> Growth:
+    settings = Augmentation() if first is None else Augmentation(start_size=first, grow_epochs=epochs)
+    return Growth.of(settings, size=32, updates_per_epoch=10)
+
+
+def test_sides_rise_in_steps_to_the_full_one_and_stay() -> None:
+    sides = [growth().side(update) for update in range(30)]
+    assert sides == [24] * 10 + [28] * 10 + [32] * 10
+    assert [growth(20, 1.5).side(update) for update in (0, 4, 5, 9, 10, 14, 15)] == [20, 20, 24, 24, 28, 28, 32]
+    assert {growth(first=None).side(update) for update in range(30)} == {32}
+
+
+def test_images_shrink_to_means_of_what_they_cover() -> None:
+    images = torch.randint(0, 256, (5, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert growth()(images, 29) is images
+    small = growth()(images, 0)
+    assert small.shape == (5, 24, 24, 3)
+    assert small.dtype == torch.uint8
+    assert small.is_contiguous()
+    flat = torch.full((2, 32, 32, 3), 201, dtype=torch.uint8)
+    assert growth()(flat, 0).unique().tolist() == [201]
+    means = (images.float().mean((1, 2)) - small.float().mean((1, 2))).abs()
+    assert means.max() < 3
+
+
+def test_images_do_not_begin_larger_than_they_are() -> None:
+    with pytest.raises(SettingsError, match="--start-size 40 is more than the 32 pixels"):
+        growth(40)
+    with pytest.raises(SettingsError, match="--start-size goes with --grow-epochs above 0"):
+        Augmentation(start_size=24)
+    with pytest.raises(SettingsError, match="--start-size goes with --grow-epochs above 0"):
+        Augmentation(grow_epochs=2.0)
