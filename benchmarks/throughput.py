@@ -2,22 +2,26 @@
 
     python benchmarks/throughput.py NETWORK [--rounds N] [--against LOOP ...]
 
+Where timm and Lightning are installed (benchmarks/peers.txt), they and Accelerate's loop take part.
+
 Each figure is of a process of its own, from the end of its warm-up to its last update. ``distrib`` is the command as a
 user types it, with its journal, checks and console; its figure is the one its own journal holds.
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from interleaved import by_turns, ratio
+from interleaved import Measure, by_turns, ratio
+from loops.stopwatch import images
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 LOOPS = ROOT / "benchmarks/loops"
@@ -81,16 +85,39 @@ def run(command: list[str | Path]) -> str:
     return done.stdout
 
 
-def contestants(work: Work, folder: Path) -> dict[str, Callable[[], float]]:
+def image_folder(root: Path) -> Path:
+    """A tree train/CLASS/*.png of the loops' images, as torchvision's ImageFolder and timm read it."""
+    pixels, labels = images()
+    for number, (image, label) in enumerate(zip(pixels, labels, strict=True)):
+        place = root / "train" / f"class {label}"
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(place / f"{number:05}.png")
+    return root
+
+
+def contestants(work: Work, folder: Path) -> dict[str, Measure]:
     """The command and what it is measured against, by name."""
-    plain = partial(loop, "plain", work=work)
-    found = {
-        "distrib bf16": partial(distrib, work, "bf16"),
-        "tuned bf16": partial(plain, name="tuned", precision="bf16"),
-    }
+    plain, peer = (partial(loop, script, work=work) for script in ("plain", "peers"))
+    found = {"distrib": partial(distrib, work, "bf16"), "tuned": partial(plain, name="tuned", precision="bf16")}
     if work.network == "resnet9":
-        return found | {"tutorial9 as written": partial(plain, name="tutorial9", folder=folder)}
-    return found | {"notebook as written": partial(plain, name="notebook")}
+        return found | {"tutorial9": partial(plain, name="tutorial9", folder=folder / "train")}
+    found["notebook"] = partial(plain, name="notebook")
+    if importlib.util.find_spec("timm") is None or importlib.util.find_spec("lightning") is None:
+        return found
+    for name in ("accelerate", "lightning", "timm"):
+        for precision in ("fp32", "bf16"):
+            found[f"{name} {precision}"] = partial(peer, name=name, precision=precision, folder=folder)
+    return found
+
+
+def compare(network: str, rounds: int, only: list[str] | None = None) -> dict[str, list[float]]:
+    """Images/s of each contestant in each round; of those alone whose names begin with one of ``only``."""
+    with tempfile.TemporaryDirectory() as folder:
+        known = contestants(WORKS[network], image_folder(Path(folder)))
+        chosen = {
+            name: measure for name, measure in known.items() if only is None or name.startswith((*only, "distrib"))
+        }
+        return by_turns(chosen, rounds)
 
 
 def main() -> None:
@@ -98,15 +125,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("network", choices=WORKS)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--against", nargs="*", help="only these")
+    parser.add_argument("--against", nargs="*", help="only those whose names begin so")
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        known = contestants(WORKS[asked.network], Path(folder))
-        chosen = {n: m for n, m in known.items() if not asked.against or n.startswith(("distrib", *asked.against))}
-        found = by_turns(chosen, asked.rounds)
-    first, *others = found
-    for other in others:
-        print(f"{first} / {other}: {ratio(found[first], found[other])}")
+    found = compare(asked.network, asked.rounds, asked.against)
+    for other in list(found)[1:]:
+        print(f"distrib / {other}: {ratio(found['distrib'], found[other])}")
 
 
 if __name__ == "__main__":

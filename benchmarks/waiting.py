@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,23 +70,40 @@ def stalls() -> list[float]:
         return [line["wait"] for line in lines if line.get("event") == "checkpoint"]
 
 
+@dataclass(frozen=True)
+class Waits:
+    """Seconds, each the median of several."""
+
+    help: float
+    typo: float
+    first_update: float
+    restart: float
+    stall: float
+
+
+def measure(rounds: int) -> Waits:
+    """Measure so many times, after once that does not count."""
+
+    def median(once: Callable[[], float]) -> float:
+        return statistics.median([once() for _ in range(rounds + 1)][1:])
+
+    pairs = [first_update_and_restart() for _ in range(rounds + 1)][1:]
+    first, again = (statistics.median(column) for column in zip(*pairs, strict=True))
+    return Waits(
+        help=median(lambda: seconds([*TRAIN, "--help"])),
+        typo=median(lambda: seconds([*TRAIN, "--modle", "x"], code=2)),
+        first_update=first,
+        restart=again,
+        stall=statistics.median(stalls()),
+    )
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
-
-    def median(measure: Callable[[], float]) -> float:
-        return statistics.median([measure() for _ in range(rounds + 1)][1:])
-
-    print(f"--help               {median(lambda: seconds([*TRAIN, '--help'])):.2f} s")
-    print(f"a typo               {median(lambda: seconds([*TRAIN, '--modle', 'x'], code=2)):.2f} s")
-    pairs = [first_update_and_restart() for _ in range(rounds + 1)][1:]
-    first, again = (statistics.median(column) for column in zip(*pairs, strict=True))
-    print(f"first update         {first:.2f} s")
-    print(f"restart, to update   {again:.2f} s")
-    waits = stalls()
-    print(f"checkpoint stall     {statistics.median(waits) * 1000:.0f} ms, {max(waits) * 1000:.0f} ms at most")
+    for name, value in asdict(measure(parser.parse_args().rounds)).items():
+        print(f"{name.replace('_', ' '):<14} {value:.3f} s")
 
 
 if __name__ == "__main__":

@@ -240,8 +240,8 @@ def begin(trainer: Trainer, *, resumed: bool, ending: Ending) -> None:
     trainer.journal.add(console)
     if wandb != "off":
         config = settings.flat()
-        shown = trainer.feed.test.image if settings.tracking.report and settings.tracking.wandb_tables else None
-        project = settings.tracking.wandb_project
+        shown = trainer.feed.test.image if settings.tracking.report else None
+        project = os.environ.get("WANDB_PROJECT") or "distrib"
         trainer.journal.add(Tracker(folder, project, wandb, config, image=shown))
     if settings.tracking.report:
         trainer.journal.add(Reporter(folder, trainer.journal.event))

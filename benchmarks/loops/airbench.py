@@ -27,11 +27,12 @@ from distrib.images.views import views_of
 from distrib.learning.muon import orthogonal
 from distrib.settings import Data, Model
 from distrib.zoo import registry
+from distrib.zoo.speednet import SCALE
 
 BATCH, PAD, SMOOTHING = 2000, 2, 0.2
 MUON_LR, MUON_MOMENTUM, BIAS_LR, HEAD_LR, MOMENTUM, DECAY = 0.24, 0.6, 0.053, 0.67, 0.85, 2e-6 * BATCH
 WHITENING_EPOCHS = 3  # in which the first layer's bias is trained
-CHANNELS = 256  # the original divides the logits by these, we by 9
+CHANNELS = 256  # the original divides the logits by these, we multiply them by SCALE
 
 
 def normalise(pixels: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
@@ -77,7 +78,7 @@ def step(filters: list[nn.Parameter], buffers: list[Tensor], lr: float) -> None:
 def started(pixels: Tensor, statistics: tuple[Tensor, Tensor]) -> nn.Module:
     """The network with its first weights."""
     net = registry.build(Model(model="speednet", whiten=True, identity_init=True), classes=10, image_size=32)
-    net.fc.weight.data.mul_(9 / CHANNELS / net.fc.weight.std())  # the same logits as the original's
+    net.fc.weight.data.mul_(1 / (CHANNELS * SCALE * net.fc.weight.std()))  # the same logits as the original's
     net.stem.fit(normalise(pixels[:5000], *statistics).float())
     return net.to(memory_format=torch.channels_last)
 
@@ -88,7 +89,7 @@ def train(pixels: Tensor, labels: Tensor, statistics: tuple[Tensor, Tensor], epo
     filters = [p for p in net.parameters() if p.ndim == 4 and p.requires_grad]
     biases = [p for n, p in net.named_parameters() if p.ndim == 1 and p.requires_grad and not n.startswith("stem")]
     buffers = [torch.zeros_like(weight) for weight in filters]
-    rates = [BIAS_LR, BIAS_LR, HEAD_LR * (9 / CHANNELS) ** 2]
+    rates = [BIAS_LR, BIAS_LR, HEAD_LR / (CHANNELS * SCALE) ** 2]
     groups = [
         {"params": params, "lr": lr, "weight_decay": DECAY / lr}
         for params, lr in zip(([net.stem.bias], biases, [net.fc.weight]), rates, strict=True)

@@ -180,7 +180,8 @@ class Feed:
             peers.size,
             compute.virtual_ranks if compute.exact else None,
         )
-        self.growth = Growth.of(settings.augmentation, size=size, updates_per_epoch=self.plan.updates_per_epoch)
+        updates = self.plan.updates_per_epoch * optimization.epochs
+        self.growth = Growth.of(settings.augmentation, size=size, updates=updates)
 
     def _statistics(self, size: int, peers: Peers) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and deviation of small training images, and ImageNet's for others, however they are loaded."""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from distrib.settings import Augmentation, SettingsError
 
+GROWING = 0.8  # share of the run's updates, of 1: the last ones see what the network will be asked about
 STEP = 4  # pixels: for every size kernels are chosen anew, and compiled if they are
 
 
@@ -23,8 +24,8 @@ class Growth:
     updates: float
 
     @classmethod
-    def of(cls, settings: Augmentation, *, size: int, updates_per_epoch: int) -> "Growth":
-        """Resolve the settings for images of ``size`` pixels.
+    def of(cls, settings: Augmentation, *, size: int, updates: int) -> "Growth":
+        """Resolve the settings for images of ``size`` pixels and a run of so many updates.
 
         Raises:
             SettingsError: they would begin larger than they are.
@@ -32,7 +33,7 @@ class Growth:
         first = settings.start_size or size
         if first > size:
             raise SettingsError(f"--start-size {first} is more than the {size} pixels that images have")
-        return cls(first, size, settings.grow_epochs * updates_per_epoch)
+        return cls(first, size, GROWING * updates if first < size else 0)
 
     def side(self, update: int) -> int:
         """Pixels at the update with index ``update`` (from 0)."""

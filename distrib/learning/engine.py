@@ -100,7 +100,7 @@ class Trainer:
         for own, number in zip(sums, plan.own, strict=True):
             share = self.next_share(batches)
             # Dropout draws from the update's number, not from what was drawn before: nothing to save and to restore.
-            torch.manual_seed(key(self.settings.compute.seed, progress.update, number, _DROPOUT))
+            seed_generator(self.processes.device, key(self.settings.compute.seed, progress.update, number, _DROPOUT))
             for count, batch in enumerate(share, 1):
                 with self.reduction.computing(last=count == len(share)):
                     own.add_(self.forward_backward(batch))
@@ -252,6 +252,12 @@ class Trainer:
         self.pulse.enter("saving", self.state.progress.update)
         self.snapshots.save(wait=wait)
         self.meter.restart()
+
+
+def seed_generator(device: torch.device, seed: int) -> None:
+    """Seed the generator that dropout draws from on the device: to seed all takes 100 times as long."""
+    generators = {"cuda": torch.cuda.manual_seed, "mps": torch.mps.manual_seed}
+    generators.get(device.type, torch.default_generator.manual_seed)(seed)
 
 
 def update_record(update: int, epoch: int, row: Row, rates: Rates, scale: float) -> Record:

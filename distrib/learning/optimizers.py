@@ -23,12 +23,10 @@ def make_optimizer(network: nn.Module, settings: Optimization, dtype: torch.dtyp
     trainable = [p for p in network.parameters() if p.requires_grad]
     # Weights of norms and every bias are vectors; what a layer multiplies with has two dimensions or more.
     vectors = [p for p in trainable if p.ndim <= 1]
-    head = [p for p in classifier(network) if p.ndim > 1] if settings.head_lr else []
-    matrices = [p for p in trainable if p.ndim > 1 and all(p is not other for other in head)]
+    matrices = [p for p in trainable if p.ndim > 1]
     decay, lr = settings.weight_decay, settings.lr
     groups: list[dict[str, Any]] = [
         {"params": matrices, "weight_decay": decay, "lr_scale": 1.0},
-        {"params": head, "weight_decay": decay, "lr_scale": (settings.head_lr or lr) / lr},
         {
             "params": vectors,
             "weight_decay": decay if settings.decay_norms else 0.0,
@@ -54,12 +52,6 @@ def make_optimizer(network: nn.Module, settings: Optimization, dtype: torch.dtyp
 def filled(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Those that hold a parameter."""
     return [group for group in groups if group["params"]]
-
-
-def classifier(network: nn.Module) -> list[nn.Parameter]:
-    """The parameters of the last linear layer."""
-    linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
-    return [*linear[-1].parameters()] if linear else []
 
 
 def set_rates(optimizer: Optimizer, lr: float, momentum: float) -> None:

@@ -21,8 +21,7 @@ from distrib.settings import Settings, SettingsError
 # What a run may change when it goes on: where it reads, writes and computes, not what.
 FREE = {
     *("data_root", "loading", "workers", "name", "out", "device", "log_every"),
-    *("report", "wandb", "wandb_project", "wandb_tables"),
-    "accept_inexact",
+    *("report", "wandb", "keep_pages", "accept_inexact"),
     *("save_every", "save_every_minutes", "keep", "keep_every", "on_divergence", "max_bad_updates", "hang_timeout"),
 }
 

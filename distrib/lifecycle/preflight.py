@@ -21,7 +21,7 @@ from distrib.lifecycle.processes import Processes, host
 from distrib.settings import Settings, SettingsError
 
 # Settings that may differ from rank to rank: where and with how many workers a host reads, and what rank 0 alone does.
-OWN = {"data_root", "workers", "report", "wandb", "wandb_project", "wandb_tables"}
+OWN = {"data_root", "workers", "report", "wandb", "keep_pages"}
 PACKAGES = ("torch", "torchvision", "accelerate", "numpy", "pillow")  # what an update depends on
 
 REMEDIES = {

@@ -96,9 +96,7 @@ class Augmentation:
     policy: Policy = "none"
     """torchvision's automatic augmentation, drawn anew for each image."""
     start_size: int | None = None
-    """Side of training images at first, pixels; they grow in steps of 4 to the full size. None: full at once."""
-    grow_epochs: float = 0.0
-    """Epochs after which images that begin with --start-size have grown to their full size."""
+    """Side of training images at first, pixels. Within 80 % of the run they grow to full size. None: full at once."""
 
     def __post_init__(self) -> None:
         require(self.crop_padding is None or self.crop_padding > 0, "--crop-padding is at least 1 pixel")
@@ -107,5 +105,3 @@ class Augmentation:
         require(pads or self.padding_mode == "zero", f"--padding-mode goes with --crop pad, not {self.crop}")
         require(self.cutout >= 0, "--cutout is 0 or a number of pixels")
         require(self.start_size is None or self.start_size >= 8, "--start-size is at least 8 pixels")
-        both = self.grow_epochs > 0 if self.start_size is not None else self.grow_epochs == 0
-        require(both, "--start-size goes with --grow-epochs above 0")

@@ -22,8 +22,6 @@ class Optimization:
     """Learning rate at its peak."""
     bias_lr: float | None = None
     """Learning rate of biases and norms at the peak. None: --lr."""
-    head_lr: float | None = None
-    """Learning rate of the classifier's weights at the peak. None: --lr."""
     momentum: float = 0.9
     """Momentum of SGD, first beta of Adam. The onecycle schedule cycles it between 0.85 and 0.95 instead."""
     nesterov: bool = False
@@ -49,7 +47,6 @@ class Optimization:
         require(0 <= self.momentum < 1, "--momentum lies in [0, 1)")
         require(not self.nesterov or self.optimizer == "sgd", f"--nesterov goes with sgd, not {self.optimizer}")
         require(self.bias_lr is None or self.bias_lr > 0, "--bias-lr is above 0")
-        require(self.head_lr is None or self.head_lr > 0, "--head-lr is above 0")
         require(not self.nesterov or self.momentum > 0, "--nesterov needs --momentum above 0")
         require(self.weight_decay >= 0, "--weight-decay is 0 or more")
         require(self.clip_norm is None or self.clip_norm > 0, "--clip-norm is above 0")

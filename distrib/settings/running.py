@@ -98,10 +98,5 @@ class Tracking:
 
     report: bool = True
     """Draw the curves into report.html of the run folder while training, and all of the report once it is finished."""
-
     wandb: Literal["auto", "off", "offline", "online"] = "auto"
-    """auto: online if a key is configured, else off."""
-    wandb_project: str = "distrib"
-    """Project of Weights & Biases in which the run appears."""
-    wandb_tables: bool = True
-    """With the report, also show its confusion matrix, table of classes and test images on Weights & Biases."""
+    """auto: online if a key is configured, else off. With the report, its findings, too. WANDB_PROJECT: its place."""

@@ -65,8 +65,8 @@ CASES = {
     "muon": settings(
         model={"model": "speednet", "whiten": True, "identity_init": True},
         data={"image_size": 20},
-        augmentation={"start_size": 16, "grow_epochs": 1.0},
-        optimization={"optimizer": "muon", "bias_lr": 2.0, "head_lr": 0.2},
+        augmentation={"start_size": 16},
+        optimization={"optimizer": "muon", "bias_lr": 2.0},
         schedule={"schedule": "linear"},
     ),
     "contiguous": settings(compute={"channels_last": False}, model={"model": "resnet9", "width": 4}),

@@ -263,7 +263,7 @@ SETTINGS = st.builds(
     schedule=SCHEDULES,
     compute=COMPUTE,
     lifecycle=LIFECYCLES,
-    tracking=st.builds(Tracking, wandb=st.sampled_from(["off", "auto"]), wandb_project=TEXT),
+    tracking=st.builds(Tracking, wandb=st.sampled_from(["off", "auto"])),
 )
 
 
@@ -280,8 +280,8 @@ def test_what_dump_writes_load_reads(tmp_path: Path, settings: Settings) -> None
     [
         ("--name", "null"),
         ("--out", "null"),
-        ("--wandb-project", "~"),
-        ("--wandb-project", ""),
+        ("--data-root", "~"),
+        ("--data-root", ""),
         ("--clip-norm", "inf"),
         ("--name=-dashed",),
     ],

@@ -1045,7 +1045,7 @@ def test_other_names_are_those_of_folders(tmp_path: Path, name: str) -> None:
     assert opening.recall(settings) == settings
 
 
-@pytest.mark.parametrize("key", ["out", "data_root", "init", "wandb_project"])
+@pytest.mark.parametrize("key", ["out", "data_root", "init"])
 @pytest.mark.parametrize("text", ["a\0b", "a\ud800b"])
 def test_what_no_command_line_can_say_is_refused_in_a_recipe(tmp_path: Path, key: str, text: str) -> None:
     path = tmp_path / "recipe.yaml"

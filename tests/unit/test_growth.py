@@ -5,21 +5,20 @@ from distrib.images.growth import Growth
 from distrib.settings import Augmentation, SettingsError
 
 
-def growth(first: int | None = 24, epochs: float = 2.0) -> Growth:
-    settings = Augmentation() if first is None else Augmentation(start_size=first, grow_epochs=epochs)
-    return Growth.of(settings, size=32, updates_per_epoch=10)
+def growth(first: int | None = 24, updates: int = 25) -> Growth:
+    return Growth.of(Augmentation(start_size=first), size=32, updates=updates)
 
 
 def test_sides_rise_in_steps_to_the_full_one_and_stay() -> None:
-    sides = [growth().side(update) for update in range(30)]
-    assert sides == [24] * 10 + [28] * 10 + [32] * 10
-    assert [growth(20, 1.5).side(update) for update in (0, 4, 5, 9, 10, 14, 15)] == [20, 20, 24, 24, 28, 28, 32]
-    assert {growth(first=None).side(update) for update in range(30)} == {32}
+    assert [growth().side(update) for update in range(25)] == [24] * 10 + [28] * 10 + [32] * 5
+    assert [growth(20, 20).side(update) for update in (0, 5, 6, 10, 11, 15, 16)] == [20, 20, 24, 24, 28, 28, 32]
+    for first in (None, 32):
+        assert {growth(first).side(update) for update in range(25)} == {32}
 
 
 def test_images_shrink_to_means_of_what_they_cover() -> None:
     images = torch.randint(0, 256, (5, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    assert growth()(images, 29) is images
+    assert growth()(images, 24) is images
     small = growth()(images, 0)
     assert small.shape == (5, 24, 24, 3)
     assert small.dtype == torch.uint8
@@ -33,7 +32,3 @@ def test_images_shrink_to_means_of_what_they_cover() -> None:
 def test_images_do_not_begin_larger_than_they_are() -> None:
     with pytest.raises(SettingsError, match="--start-size 40 is more than the 32 pixels"):
         growth(40)
-    with pytest.raises(SettingsError, match="--start-size goes with --grow-epochs above 0"):
-        Augmentation(start_size=24)
-    with pytest.raises(SettingsError, match="--start-size goes with --grow-epochs above 0"):
-        Augmentation(grow_epochs=2.0)

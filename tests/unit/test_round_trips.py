@@ -92,8 +92,7 @@ def augmentations(draw: st.DrawFn) -> Augmentation:
         flip=draw(st.sampled_from(["auto", "none", "random", "alternating"])),
         cutout=draw(WHOLE),
         policy=draw(st.sampled_from(get_args(Policies))),
-        start_size=(start_size := draw(optional(st.integers(8, 10**4)))),
-        grow_epochs=0.0 if start_size is None else draw(POSITIVE),
+        start_size=draw(optional(st.integers(8, 10**4))),
     )
 
 
@@ -111,7 +110,6 @@ def learning(draw: st.DrawFn) -> tuple[Optimization, Schedule]:
         optimizer=optimizer,
         lr=lr,
         bias_lr=draw(optional(POSITIVE)),
-        head_lr=draw(optional(POSITIVE)),
         momentum=momentum,
         nesterov=draw(st.booleans()) and optimizer == "sgd" and momentum > 0,
         weight_decay=draw(ANY_POSITIVE),
@@ -190,8 +188,6 @@ def all_settings(draw: st.DrawFn) -> Settings:
         tracking=Tracking(
             report=draw(st.booleans()),
             wandb=draw(st.sampled_from(["auto", "off", "offline", "online"])),
-            wandb_project=draw(TEXTS),
-            wandb_tables=draw(st.booleans()),
         ),
     )
 

@@ -1,0 +1,118 @@
+"""All short benchmarks of speed, as one table with a verdict for each figure that was aimed at.
+
+    python benchmarks/bench.py [--rounds N] [--full]
+
+Some ten minutes on two CPU cores, ``--full`` an hour. Writes benchmarks/results/DATE.json and prints the table; each
+figure is the median of pairs measured by turns, with the smallest and largest of them.
+"""
+
+import argparse
+import json
+import platform
+import time
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+
+import augmentation
+import throughput
+import torch
+import waiting
+from interleaved import Ratio, ratio
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("torch", "torchvision", "accelerate", "timm", "lightning")
+SEEDS = {"resnet9": ("tutorial9", 3.2), "resnet18": ("notebook", 2.6), "simplecnn": ("notebook", 2.4)}
+TUNED = {"resnet9": 0.97, "resnet18": 0.97, "simplecnn": 0.93}
+PEERS = {"resnet18": 1.2, "simplecnn": 1.8}  # against the best of them, at its best flags
+
+
+@dataclass(frozen=True)
+class Row:
+    """A figure, in words what it is, what it came to, and whether it is what was aimed at."""
+
+    what: str
+    figure: str
+    aim: str
+    met: bool
+
+
+def at_least(what: str, found: Ratio, least: float) -> Row:
+    """A ratio that should not be smaller."""
+    return Row(what, str(found), f">= {least}", found.median >= least)
+
+
+def throughputs(network: str, rounds: int, *, peers: bool) -> list[Row]:
+    """The command against the tuned loop, a tutorial's loop and, if asked for, the best peer."""
+    seed, least = SEEDS[network]
+    found = throughput.compare(network, rounds, None if peers else ["tuned", seed])
+    ours = found["distrib"]
+    rows = [
+        at_least(f"{network}: distrib / tuned loop", ratio(ours, found["tuned"]), TUNED[network]),
+        at_least(f"{network}: distrib / {seed} as written", ratio(ours, found[seed]), least),
+    ]
+    others = {name: ratio(ours, speeds) for name, speeds in found.items() if " " in name}
+    rows += [Row(f"{network}: distrib / {name}", str(times), "", met=True) for name, times in others.items()]
+    if others and network in PEERS:
+        best = min(others, key=lambda name: others[name].median)
+        rows.append(at_least(f"{network}: distrib / best peer, {best}", others[best], PEERS[network]))
+    return rows
+
+
+def below(what: str, figure: float, most: float, unit: str) -> Row:
+    """A figure that should be smaller."""
+    return Row(what, f"{figure:.3g} {unit}", f"< {most:g} {unit}", figure < most)
+
+
+def waits(rounds: int) -> list[Row]:
+    """How long people wait."""
+    found = waiting.measure(rounds)
+    return [
+        below("--help", found.help, 0.3, "s"),
+        below("answer to a typo", found.typo, 0.3, "s"),
+        below("command to first update on digits", found.first_update, 6, "s"),
+        Row("restart to next update on digits", f"{found.restart:.3g} s", "", met=True),
+        below("training waits for a checkpoint of ResNet-50", found.stall * 1000, 30, "ms"),
+    ]
+
+
+def machine() -> dict[str, str]:
+    """What it was measured on, and when."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    processor = f"{len(names)} x {names[0]}" if names else platform.processor()
+    return {"date": time.strftime("%Y-%m-%d"), "machine": processor, "python": platform.python_version(), **versions}
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--full", action="store_true", help="with all peers, and three times the rounds")
+    asked = parser.parse_args()
+    rounds = asked.rounds * (3 if asked.full else 1)
+    rows = waits(rounds)
+    speed = augmentation.rate(torch.bfloat16)
+    rows.append(Row("augmentation in memory, one thread", f"{speed:,.0f} images/s", ">= 100,000", speed >= 100_000))
+    for network in throughput.WORKS:
+        rows += throughputs(network, rounds, peers=asked.full)
+    facts = machine()
+    print("\n".join(f"{name}: {value}" for name, value in facts.items()))
+    for row in rows:
+        verdict = ("met" if row.met else "NOT MET") if row.aim else ""
+        print(f"{row.what:<52} {row.figure:<24} {row.aim:<12} {verdict}")
+    RESULTS.mkdir(exist_ok=True)
+    kind = "full" if asked.full else "short"
+    file = RESULTS / f"{facts['date']}-{kind}.json"
+    file.write_text(json.dumps({**facts, "rounds": rounds, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
+    print(f"written to {file}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Time to 86 % test accuracy on CIFAR-10: our recipe against the record holder's, by turns.
+
+    python benchmarks/record.py PARQUET_FOLDER [--seeds N]
+
+For each seed both train from scratch, each in a process of its own. The seconds are those of training alone, without
+start-up, decoding and evaluation; the accuracy is that of one view of each test image, at the end.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+from throughput import LOOPS, ROOT, run
+
+RECIPE = ROOT / "configs/cifar10_record.yaml"
+BATCH = 2000  # of the recipe
+
+
+def ours(folder: Path, seed: int) -> tuple[float, float]:
+    """Seconds and accuracy of the command with our recipe."""
+    with tempfile.TemporaryDirectory() as out:
+        flags = ["--data", f"hf:{folder}", "--seed", str(seed), "--wandb", "off", "--no-report", "--out", out]
+        run([sys.executable, ROOT / "distrib/train.py", "--config", RECIPE, *flags, "--name", "run"])
+        records = [json.loads(line) for line in (Path(out) / "run/metrics.jsonl").read_text().splitlines()]
+    seconds = sum(BATCH / record["images_per_second"] for record in records if record["kind"] == "update")
+    return seconds, [record["test_top1"] for record in records if record["kind"] == "epoch"][-1]
+
+
+def theirs(folder: Path, seed: int) -> tuple[float, float]:
+    """Seconds and accuracy of airbench's recipe of 3 epochs."""
+    told = run([sys.executable, LOOPS / "airbench.py", folder, "--epochs", "3", "--seed", str(seed)])
+    found = json.loads(told.splitlines()[-1])
+    return found["seconds"], found["one"]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="CIFAR-10 as parquet files")
+    parser.add_argument("--seeds", type=int, default=3)
+    asked = parser.parse_args()
+    found: dict[str, list[tuple[float, float]]] = {"distrib": [], "airbench": []}
+    for seed in range(asked.seeds):
+        for name, measure in (("distrib", ours), ("airbench", theirs))[:: -1 if seed % 2 else 1]:
+            found[name].append(measure(asked.folder.resolve(), seed))
+            seconds, top1 = found[name][-1]
+            print(f"seed {seed}: {name} {seconds:.1f} s, {top1:.2%}", flush=True)
+    for name, pairs in found.items():
+        seconds, accuracies = map(statistics.median, zip(*pairs, strict=True))
+        print(f"{name}: median {seconds:.1f} s, {accuracies:.2%}")
+    ratios = [mine / other for (mine, _), (other, _) in zip(*found.values(), strict=True)]
+    print(f"distrib / airbench: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) of the time")
+
+
+if __name__ == "__main__":
+    main()
