@@ -2,8 +2,8 @@
 
     python benchmarks/bench.py [--rounds N] [--full]
 
-Some ten minutes on two CPU cores, ``--full`` an hour. Writes benchmarks/results/DATE.json and prints the table; each
-figure is the median of pairs measured by turns, with the smallest and largest of them.
+Prints the table and writes benchmarks/results/DATE-KIND.json. A ratio is the median of pairs measured by turns, with
+the smallest and largest of them.
 """
 
 import argparse

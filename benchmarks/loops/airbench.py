@@ -12,7 +12,6 @@ which are tested on their own; the loop is not.
 """
 
 import argparse
-import ctypes
 import json
 import time
 from pathlib import Path
@@ -25,6 +24,7 @@ from distrib.images import sources
 from distrib.images.resident import decode_all
 from distrib.images.views import views_of
 from distrib.learning.muon import orthogonal
+from distrib.lifecycle.allocator import keep_pages
 from distrib.settings import Data, Model
 from distrib.zoo import registry
 from distrib.zoo.speednet import SCALE
@@ -122,9 +122,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
-    libc = ctypes.CDLL(None)
-    for option, value in ((-4, 0), (-1, 2**31 - 1), (-2, 2**28)):
-        libc.mallopt(option, value)
+    keep_pages()
     data = sources.load(f"hf:{asked.folder}", Data(data=f"hf:{asked.folder}"))
     pixels, test = decode_all(data.train, 32)[0], decode_all(data.test, 32)[0]
     labels, told = (torch.from_numpy(split.labels.astype("int64")) for split in (data.train, data.test))

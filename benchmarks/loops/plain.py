@@ -8,7 +8,6 @@ any number. The others are the training loops of tutorials on CIFAR-10, with the
 image folder), ``notebook`` (ResNet-18 against a small network, cosine).
 """
 
-import ctypes
 from argparse import Namespace
 from collections.abc import Iterator
 
@@ -21,6 +20,8 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR, OneCycleLR
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
+
+from distrib.lifecycle.allocator import keep_pages
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 PAD = 4
@@ -50,9 +51,7 @@ def tuned_batches(batch: int, dtype: torch.dtype) -> Iterator[tuple[Tensor, Tens
 
 def tuned(asked: Namespace, watch: Stopwatch) -> None:
     """The fastest that we can write by hand: the same kernels and nothing around them."""
-    libc = ctypes.CDLL(None)
-    for option, value in ((-4, 0), (-1, 2**31 - 1), (-2, 2**28)):  # memory is kept, not mapped anew for each tensor
-        libc.mallopt(option, value)
+    keep_pages()
     net = network(asked.network).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, fused=True)
     dtype = torch.bfloat16 if asked.precision == "bf16" else torch.float32

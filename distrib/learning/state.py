@@ -85,15 +85,14 @@ class Copies:
     def of(self, group: str, tensors: Tensors) -> Tensors:
         """Copies of the tensors of a group, which has the same ones every time."""
         if group not in self._kept:
-            pinned = torch.cuda.is_available()
             self._kept[group] = {
-                name: torch.empty_like(tensor, device="cpu", pin_memory=pinned and tensor.is_cuda)
+                name: torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
                 for name, tensor in tensors.items()
             }
         kept = self._kept[group]
         for name, tensor in tensors.items():
-            kept[name].copy_(tensor, non_blocking=True)
-        if torch.cuda.is_available():
+            kept[name].copy_(tensor, non_blocking=tensor.is_cuda)  # others could not be waited for below
+        if torch.cuda.is_initialized():
             torch.cuda.current_stream().synchronize()
         return kept
 

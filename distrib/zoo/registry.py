@@ -23,7 +23,8 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "simplecnn": SimpleCNN,
     "speednet": SpeedNet,
 }
-"""Our own networks. Each builder takes ``classes`` and ``width``, those of ``names.STEMMED`` also ``stem``."""
+"""Our own networks. Each builder takes ``classes`` and ``width``, those of ``names.STEMMED`` also ``stem``,
+and SpeedNet ``whiten``."""
 
 SMALLEST_IMAGE, SMALLEST_HALVED = 8, 16  # the second where the first layer takes a pixel and three pools halve the rest
 LARGEST_CIFAR_STEM = 64
