@@ -159,7 +159,13 @@ def speed(history: History) -> go.Figure:
     """Images a second, and the share of the time that training waited for data."""
     updates = history.updates
     chart = figure("update", "images/s", yaxis2={"title": "waiting for data", "overlaying": "y", "side": "right"})
-    chart.update_layout(margin={"r": 60}, yaxis2_tickformat="~%", yaxis2_rangemode="tozero", yaxis_rangemode="tozero")
+    chart.update_layout(
+        margin={"r": 60},
+        yaxis2_tickformat=".2~p",
+        yaxis2_automargin=True,
+        yaxis2_rangemode="tozero",
+        yaxis_rangemode="tozero",
+    )
     chart.add_trace(line(updates["update"], updates["images_per_second"], "images/s", BLUE))
     chart.add_trace(line(updates["update"], updates["data_wait_share"], "waiting for data", ORANGE, yaxis="y2"))
     return chart
