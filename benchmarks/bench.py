@@ -45,7 +45,7 @@ def at_least(what: str, found: Ratio, least: float) -> Row:
 def throughputs(network: str, rounds: int, *, peers: bool) -> list[Row]:
     """The command against the tuned loop, a tutorial's loop and, if asked for, the best peer."""
     seed, least = SEEDS[network]
-    found = throughput.compare(network, rounds, None if peers else ["tuned", seed])
+    found = throughput.compare(throughput.WORKS[network], rounds, None if peers else ["tuned", seed])
     ours = found["distrib"]
     rows = [
         at_least(f"{network}: distrib / tuned loop", ratio(ours, found["tuned"]), TUNED[network]),

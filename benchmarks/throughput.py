@@ -1,6 +1,6 @@
 """Images per second of ``distrib/train.py`` against other loops, on the same network and batch, by turns.
 
-    python benchmarks/throughput.py NETWORK [--rounds N] [--against LOOP ...]
+    python benchmarks/throughput.py NETWORK [--rounds N] [--against LOOP ...] [--device cuda]
 
 Where timm and Lightning are installed (benchmarks/peers.txt), they and Accelerate's loop take part.
 
@@ -35,6 +35,13 @@ class Work:
     batch: int
     warm_up: int
     updates: int
+    device: str = "cpu"
+    epochs: int = 1
+
+    @classmethod
+    def on_gpu(cls, network: str) -> "Work":
+        """As much as a GPU does in about as long."""
+        return cls(network, batch=512, warm_up=20, updates=200, device="cuda", epochs=11)
 
 
 WORKS = {
@@ -48,11 +55,11 @@ def distrib(work: Work, precision: str) -> float:
     """Images/s of the command itself."""
     every = 20 if work.updates % 20 == 0 else work.warm_up  # between looks at the losses
     with tempfile.TemporaryDirectory() as out:
-        images = work.batch * (work.warm_up + work.updates)
+        images = work.batch * (work.warm_up + work.updates) // work.epochs
         flags = {
             "model": work.network, "batch-size": work.batch, "precision": precision, "out": out, "name": "run",
-            "data": "synthetic", "image-size": 32, "train-images": images, "test-images": 16, "epochs": 1,
-            "log-every": every, "wandb": "off", "device": "cpu",
+            "data": "synthetic", "image-size": 32, "train-images": images, "test-images": 16, "epochs": work.epochs,
+            "log-every": every, "wandb": "off", "device": work.device,
         }  # fmt: skip
         command = [sys.executable, ROOT / "distrib/train.py", "--no-report"]
         run([*command, *(word for name, value in flags.items() for word in (f"--{name}", str(value)))])
@@ -66,7 +73,7 @@ def loop(script: str, name: str, work: Work, precision: str = "fp32", folder: Pa
     """Images/s of a loop of ``benchmarks/loops``."""
     flags = {
         "network": work.network, "batch": work.batch, "warm-up": work.warm_up, "updates": work.updates,
-        "precision": precision,
+        "precision": precision, "device": work.device,
     }  # fmt: skip
     words = [word for key, value in flags.items() for word in (f"--{key}", str(value))]
     place = ["--folder", str(folder)] if folder else []
@@ -110,10 +117,10 @@ def contestants(work: Work, folder: Path) -> dict[str, Measure]:
     return found
 
 
-def compare(network: str, rounds: int, only: list[str] | None = None) -> dict[str, list[float]]:
+def compare(work: Work, rounds: int, only: list[str] | None = None) -> dict[str, list[float]]:
     """Images/s of each contestant in each round; of those alone whose names begin with one of ``only``."""
     with tempfile.TemporaryDirectory() as folder:
-        known = contestants(WORKS[network], image_folder(Path(folder)))
+        known = contestants(work, image_folder(Path(folder)))
         chosen = {
             name: measure for name, measure in known.items() if only is None or name.startswith((*only, "distrib"))
         }
@@ -126,8 +133,10 @@ def main() -> None:
     parser.add_argument("network", choices=WORKS)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--against", nargs="*", help="only those whose names begin so")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     asked = parser.parse_args()
-    found = compare(asked.network, asked.rounds, asked.against)
+    work = WORKS[asked.network] if asked.device == "cpu" else Work.on_gpu(asked.network)
+    found = compare(work, asked.rounds, asked.against)
     for other in list(found)[1:]:
         print(f"distrib / {other}: {ratio(found['distrib'], found[other])}")
 

@@ -1,6 +1,6 @@
 """Loops of other trainers, as their users write them.
 
-    python benchmarks/loops/peers.py LOOP [--network NAME] [--batch N] [--updates N] [--precision fp32|bf16]
+    python benchmarks/loops/peers.py LOOP [--network NAME] [--batch N] [--updates N] [--precision P] [--device D]
 
 ``accelerate`` follows the computer-vision example of Accelerate's documentation, ``lightning`` a LightningModule with
 the Trainer's defaults; both read images one by one through torchvision's transforms in two workers. ``timm`` builds
@@ -30,14 +30,14 @@ def accelerate(asked: Namespace, watch: Stopwatch) -> None:
     """Accelerate: everything prepared, the scheduler included."""
     from accelerate import Accelerator
 
-    accelerator = Accelerator(cpu=True, mixed_precision="bf16" if asked.precision == "bf16" else "no")
+    accelerator = Accelerator(cpu=asked.device == "cpu", mixed_precision="bf16" if asked.precision == "bf16" else "no")
     net, batches = network(asked.network), loader(asked.batch)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
     scheduler = OneCycleLR(optimizer, max_lr=0.1, epochs=50, steps_per_epoch=len(batches))
     net, optimizer, batches, scheduler = accelerator.prepare(net, optimizer, batches, scheduler)
     for _ in range(50):
         net.train()
-        total = torch.zeros(())
+        total = torch.zeros((), device=asked.device)
         for inputs, labels in batches:
             outputs = net(inputs)
             loss = F.cross_entropy(outputs, labels)
@@ -81,7 +81,8 @@ def lightning(asked: Namespace, watch: Stopwatch) -> None:
     if asked.precision == "bf16":
         module = module.to(memory_format=torch.channels_last)
     precision = "bf16-mixed" if asked.precision == "bf16" else "32-true"
-    trainer = Trainer(accelerator="cpu", max_epochs=50, precision=precision, callbacks=[Laps()], logger=False)
+    kind = "gpu" if asked.device == "cuda" else "cpu"
+    trainer = Trainer(accelerator=kind, max_epochs=50, precision=precision, callbacks=[Laps()], logger=False)
     trainer.fit(module, loader(asked.batch))
 
 
@@ -101,9 +102,9 @@ def timm(asked: Namespace, watch: Stopwatch) -> None:
         hflip=0.5,
         color_jitter=0.4,
         num_workers=4,
-        device=torch.device("cpu"),
+        device=torch.device(asked.device),
     )
-    net = network(asked.network).train()
+    net = network(asked.network).to(asked.device).train()
     if half:
         net = net.to(memory_format=torch.channels_last)
     optimizer = create_optimizer_v2(net, opt="sgd", lr=0.05, momentum=0.9, weight_decay=2e-5)
@@ -111,7 +112,7 @@ def timm(asked: Namespace, watch: Stopwatch) -> None:
     for _ in range(50):
         for images, labels in batches:
             inputs = images.contiguous(memory_format=torch.channels_last) if half else images
-            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            with torch.autocast(asked.device, torch.bfloat16, enabled=half):
                 loss = criterion(net(inputs), labels)
             losses.update(loss.item(), len(inputs))
             loss.backward()

@@ -1,8 +1,8 @@
 """Loops in plain PyTorch: one tuned by hand, and those of four write-ups as they were published.
 
-    python benchmarks/loops/plain.py LOOP [--network NAME] [--batch N] [--updates N] [--precision fp32|bf16]
+    python benchmarks/loops/plain.py LOOP [--network NAME] [--batch N] [--updates N] [--precision P] [--device D]
 
-``tuned`` holds everything that is known to be fast on a CPU and nothing else: no journal, no checkpoint, no check of
+``tuned`` holds everything that is known to be fast and nothing else: no journal, no checkpoint, no check of
 any number. The others are the training loops of tutorials on CIFAR-10, with their loaders, optimizers and schedules:
 ``tutorial50`` (ResNet-50, AutoAugment), ``tutorial18`` (ResNet-18, MultiStep), ``tutorial9`` (ResNet-9, one cycle, an
 image folder), ``notebook`` (ResNet-18 against a small network, cosine).
@@ -27,9 +27,10 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 PAD = 4
 
 
-def tuned_batches(batch: int, dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor]]:
+def tuned_batches(batch: int, dtype: torch.dtype, device: str) -> Iterator[tuple[Tensor, Tensor]]:
     """Resident images, shifted, mirrored and normalised a batch at a time."""
-    pixels, labels = map(torch.from_numpy, images())
+    pixels, labels = (torch.from_numpy(array).to(device) for array in images())
+    torch.set_default_device(device)
     side = SIDE + 2 * PAD
     mean = (torch.tensor(MEAN) * 255).repeat(SIDE)
     scale = (1 / (torch.tensor(STD) * 255)).repeat(SIDE)
@@ -52,11 +53,11 @@ def tuned_batches(batch: int, dtype: torch.dtype) -> Iterator[tuple[Tensor, Tens
 def tuned(asked: Namespace, watch: Stopwatch) -> None:
     """The fastest that we can write by hand: the same kernels and nothing around them."""
     keep_pages()
-    net = network(asked.network).to(memory_format=torch.channels_last).train()
+    net = network(asked.network).to(asked.device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, fused=True)
     dtype = torch.bfloat16 if asked.precision == "bf16" else torch.float32
-    for pixels, labels in tuned_batches(asked.batch, dtype):
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+    for pixels, labels in tuned_batches(asked.batch, dtype, asked.device):
+        with torch.autocast(asked.device, torch.bfloat16, enabled=dtype is torch.bfloat16):
             loss = F.cross_entropy(net(pixels), labels)
         loss.backward()
         optimizer.step()
@@ -88,10 +89,11 @@ def tutorial50(asked: Namespace, watch: Stopwatch) -> None:
     """PlainNet and ResNet: SGD with momentum, AutoAugment, no workers."""
     crop, flip = transforms.RandomCrop(SIDE, padding=PAD), transforms.RandomHorizontalFlip()
     varied = transform(crop, flip, transforms.AutoAugment(transforms.AutoAugmentPolicy.CIFAR10))
-    net, criterion = network(asked.network).train(), nn.CrossEntropyLoss()
+    net, criterion = network(asked.network).to(asked.device).train(), nn.CrossEntropyLoss()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
     total, correct, seen = 0.0, 0, 0
     for inputs, labels in DataLoader(Arrays(varied), batch_size=asked.batch, shuffle=True):
+        inputs, labels = inputs.to(asked.device), labels.to(asked.device)
         optimizer.zero_grad()
         outputs = net(inputs)
         loss = criterion(outputs, labels)
@@ -107,12 +109,13 @@ def tutorial18(asked: Namespace, watch: Stopwatch) -> None:
     """ResNet tutorial: Nesterov, MultiStep, four workers that stay, pinned memory where there is a GPU."""
     varied = transform(transforms.RandomCrop(SIDE, padding=PAD), transforms.RandomHorizontalFlip())
     loader = DataLoader(Arrays(varied), batch_size=asked.batch, shuffle=True, num_workers=4, persistent_workers=True)
-    net, criterion = network(asked.network).train(), nn.CrossEntropyLoss()
+    net, criterion = network(asked.network).to(asked.device).train(), nn.CrossEntropyLoss()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4, nesterov=True)
     scheduler = MultiStepLR(optimizer, milestones=[60, 80], gamma=0.1)
     for _ in range(100):
         total, correct, seen = 0.0, 0, 0
         for inputs, labels in loader:
+            inputs, labels = inputs.to(asked.device), labels.to(asked.device)
             optimizer.zero_grad()
             outputs = net(inputs)
             loss = criterion(outputs, labels)
@@ -131,12 +134,13 @@ def tutorial9(asked: Namespace, watch: Stopwatch) -> None:
     crop = transforms.RandomCrop(SIDE, padding=PAD, padding_mode="reflect")
     data = ImageFolder(asked.folder, transform(crop, transforms.RandomHorizontalFlip()))
     loader = DataLoader(data, asked.batch, shuffle=True, num_workers=3)
-    net = network(asked.network).train()
+    net = network(asked.network).to(asked.device).train()
     optimizer = torch.optim.Adam(net.parameters(), lr=0.01, weight_decay=1e-4)
     scheduler = OneCycleLR(optimizer, max_lr=0.01, epochs=8, steps_per_epoch=len(loader))
     for _ in range(8):
         losses, rates = [], []
         for inputs, labels in loader:
+            inputs, labels = inputs.to(asked.device), labels.to(asked.device)
             loss = F.cross_entropy(net(inputs), labels)
             losses.append(loss)
             loss.backward()
@@ -152,12 +156,13 @@ def notebook(asked: Namespace, watch: Stopwatch) -> None:
     """ResNet from scratch: SGD with momentum, cosine, two workers."""
     varied = transform(transforms.RandomCrop(SIDE, padding=PAD), transforms.RandomHorizontalFlip())
     loader = DataLoader(Arrays(varied), batch_size=asked.batch, shuffle=True, num_workers=2)
-    net, criterion = network(asked.network).train(), nn.CrossEntropyLoss()
+    net, criterion = network(asked.network).to(asked.device).train(), nn.CrossEntropyLoss()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
     scheduler = CosineAnnealingLR(optimizer, T_max=50)
     for _ in range(50):
         running, correct, total = 0.0, 0, 0
         for inputs, targets in loader:
+            inputs, targets = inputs.to(asked.device), targets.to(asked.device)
             optimizer.zero_grad()
             outputs = net(inputs)
             loss = criterion(outputs, targets)

@@ -29,15 +29,18 @@ class Stopwatch:
 
     def lap(self) -> None:
         """An update is done. After the last, print images/s as JSON and leave: loaders and threads need no ending."""
+        done = len(self.laps) + 1
+        if torch.cuda.is_available() and done in (self.warm_up, self.warm_up + self.updates):
+            torch.cuda.synchronize()
         self.laps.append(time.perf_counter())
-        if len(self.laps) == self.warm_up + self.updates:
+        if done == self.warm_up + self.updates:
             seconds = self.laps[-1] - self.laps[self.warm_up - 1]
             print(json.dumps({"images_per_second": self.batch * self.updates / seconds}), flush=True)
             sys.exit()
 
 
 def arguments(*choices: str) -> argparse.Namespace:
-    """``loop`` (one of ``choices``), ``network``, ``batch``, ``warm_up``, ``updates``, ``precision``, ``folder``."""
+    """``loop`` (one of ``choices``), and the network, batch, updates, precision, device and folder it works with."""
     parser = argparse.ArgumentParser()
     parser.add_argument("loop", choices=choices)
     parser.add_argument("--network", default="simplecnn")
@@ -45,6 +48,7 @@ def arguments(*choices: str) -> argparse.Namespace:
     parser.add_argument("--warm-up", type=int, default=2)
     parser.add_argument("--updates", type=int, default=8)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--folder", help="a tree of images, as torchvision's ImageFolder reads them")
     return parser.parse_args()
 

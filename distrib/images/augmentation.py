@@ -41,13 +41,17 @@ class BatchAugmentation:
         return cls(seed, padding, reflect, flip, settings.cutout)
 
     def __call__(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
-        """Vary images (n, size, size, 3) uint8, drawn for each of ``indices`` (n,) int64 and ``epoch`` (from 0)."""
+        """Vary images (n, size, size, 3) uint8, drawn for each of ``indices`` (n,) int64 and ``epoch`` (from 0).
+
+        The indices are in the processor's memory, wherever the images are.
+        """
         if self.padding:
             images = self._shift(images, indices, epoch)
         if self.flip != "none":
             # To pick whole images out of both ways round copies memory; to choose pixel by pixel takes twice as long.
             ways, count = torch.cat([images, images.flip(2)]), len(images)
-            images = ways.index_select(0, _numbers(images) + count * self._mirrored(indices, epoch))
+            mirrored = self._mirrored(indices, epoch, images.device)
+            images = ways.index_select(0, _numbers(images) + count * mirrored)
         if self.cutout:
             images = self._cut(images, indices, epoch)
         return images
@@ -65,16 +69,16 @@ class BatchAugmentation:
         # Every window of the padded images, as a view: picking one of them copies whole rows.
         row, corners = side * 3, (count * side - size) * side + 2 * pad + 1
         windows = padded.as_strided((corners, size, size * 3), (3, row, 1))
-        down = _drawn(key(self.seed, epoch, SHIFT_DOWN), indices, 2 * pad + 1)
-        right = _drawn(key(self.seed, epoch, SHIFT_RIGHT), indices, 2 * pad + 1)
+        down = _drawn(key(self.seed, epoch, SHIFT_DOWN), indices, 2 * pad + 1, images.device)
+        right = _drawn(key(self.seed, epoch, SHIFT_RIGHT), indices, 2 * pad + 1, images.device)
         corner = (_numbers(images) * side + down) * side + right
         return windows.index_select(0, corner).view(count, size, size, 3)
 
-    def _mirrored(self, indices: Tensor, epoch: int) -> Tensor:
+    def _mirrored(self, indices: Tensor, epoch: int, device: torch.device) -> Tensor:
         """Which images to mirror: (n,) bool."""
         if self.flip == "alternating":  # at random in the first epoch, then each the other way round every epoch
-            return (_drawn(key(self.seed, 0, MIRROR), indices, 2) + epoch) % 2 == 1
-        return _drawn(key(self.seed, epoch, MIRROR), indices, 2) == 1
+            return (_drawn(key(self.seed, 0, MIRROR), indices, 2, device) + epoch) % 2 == 1
+        return _drawn(key(self.seed, epoch, MIRROR), indices, 2, device) == 1
 
     def _cut(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
         """Black out a square whose centre lies anywhere in the image (DeVries and Taylor, arXiv:1708.04552)."""
@@ -82,19 +86,16 @@ class BatchAugmentation:
         place = torch.arange(size, device=images.device)
 
         def inside(purpose: int) -> Tensor:
-            start = _drawn(key(self.seed, epoch, purpose), indices, size)[:, None] - self.cutout // 2
+            start = _drawn(key(self.seed, epoch, purpose), indices, size, place.device)[:, None] - self.cutout // 2
             return (place >= start) & (place < start + self.cutout)
 
         square = inside(CUT_DOWN)[:, :, None, None] & inside(CUT_RIGHT)[:, None, :, None]
         return images.masked_fill(square, 0)
 
 
-def _drawn(folded: int, indices: Tensor, below: int) -> Tensor:
-    """As :func:`draw`. NumPy takes less time over each of the many small steps, where it can see the numbers."""
-    if indices.device.type == "cpu":
-        return torch.from_numpy(draw(folded, indices.numpy(), below))
-    drawn: Tensor = draw(folded, indices, below)
-    return drawn
+def _drawn(folded: int, indices: Tensor, below: int, device: torch.device) -> Tensor:
+    """As :func:`draw`, on the device. By the processor, which would have to tell a GPU each of the many small steps."""
+    return torch.from_numpy(draw(folded, indices.numpy(), below)).to(device, non_blocking=True)
 
 
 def _numbers(images: Tensor) -> Tensor:

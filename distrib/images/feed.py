@@ -1,5 +1,6 @@
 """The feed: a process's share of every update, and of the test images, as micro-batches on the device."""
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -11,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from distrib.images.augmentation import BatchAugmentation
+from distrib.images.batches import MicroBatch, on_device
 from distrib.images.decoding import ImageError, centre
 from distrib.images.growth import Growth
 from distrib.images.order import Indices, Plan, own_shares
@@ -64,17 +66,6 @@ def _mean_and_scale(
     return first.repeat(width), second.repeat(width)
 
 
-@dataclass(frozen=True)
-class MicroBatch:
-    """Some images of a share, on the device: ``indices`` (n,) int64, ``pixels`` (n, size, size, 3) uint8 and
-    ``labels`` (n,) int64. A label of -100 marks an image that is left out.
-    """
-
-    indices: Tensor
-    pixels: Tensor
-    labels: Tensor
-
-
 class Source:
     """Reads one split, from memory or through workers, onto the device.
 
@@ -100,17 +91,24 @@ class Source:
 
     def read(self, epoch: int, lists: list[Indices]) -> Iterator[MicroBatch]:
         """The images of these lists of indices, in their order."""
-        rows = (torch.from_numpy(indices).to(self.device, non_blocking=True) for indices in lists)
         if isinstance(self.loader, Resident):
-            for picked in rows:
-                yield MicroBatch(picked, self.loader.images.index_select(0, picked), self.loader.labels[picked])
+            for indices in lists:
+                rows = torch.from_numpy(indices)
+                picked = rows.to(self.device, non_blocking=True)
+                yield MicroBatch(rows, self.loader.images.index_select(0, picked), self.loader.labels[picked])
             return
-        for picked, decoded in zip(rows, self.loader(epoch, lists), strict=True):
-            if decoded.bad and not self.skip:
-                raise ImageError(f"{decoded.bad[0]} (--on-bad-image skip leaves such images out)")
-            self.left_out.update(decoded.bad)
-            pixels = decoded.images.to(self.device, non_blocking=True)
-            yield MicroBatch(picked, pixels, decoded.labels.to(self.device, non_blocking=True))
+        bad: deque[list[str]] = deque()  # of the batches that are on their way
+        for batch in on_device(self._decoded(epoch, lists, bad), self.device):
+            if (found := bad.popleft()) and not self.skip:
+                raise ImageError(f"{found[0]} (--on-bad-image skip leaves such images out)")
+            self.left_out.update(found)
+            yield batch
+
+    def _decoded(self, epoch: int, lists: list[Indices], bad: deque[list[str]]) -> Iterator[MicroBatch]:
+        assert isinstance(self.loader, WorkerLoader)
+        for indices, decoded in zip(lists, self.loader(epoch, lists), strict=True):
+            bad.append(decoded.bad)
+            yield MicroBatch(torch.from_numpy(indices), decoded.images, decoded.labels)
 
 
 class TestFeed:

@@ -54,8 +54,8 @@ def collect(network: nn.Module, feed: TestFeed, processes: Processes, *, channel
         for batch in feed:
             images = feed.preprocessing.normalise(batch.pixels, channels_last=channels_last, dtype=processes.dtype)
             says = (network(images).float().softmax(1), network.features(images).float())  # type: ignore[operator]
-            good = batch.labels != IGNORED
-            parts.append(tuple(column[good].cpu().numpy() for column in (batch.indices, batch.labels, *says)))
+            good = (batch.labels != IGNORED).cpu()
+            parts.append(tuple(column.cpu()[good].numpy() for column in (batch.indices, batch.labels, *says)))
     everyone = [part for rank in processes.gather(parts) for part in rank]
     index, label, probabilities, features = map(np.concatenate, zip(*everyone, strict=True))
     order = index.argsort()

@@ -41,6 +41,6 @@ def seen(settings: Settings, processes: Processes, updates: int) -> Iterator[tup
         count = min(updates, plan.updates_per_epoch)
         for number, batch in zip(range(count * each), feed.train(epoch), strict=False):
             update = epoch * plan.updates_per_epoch + number // each + 1
-            for index, pixels, label in zip(batch.indices.cpu(), batch.pixels.cpu(), batch.labels.cpu(), strict=True):
+            for index, pixels, label in zip(batch.indices, batch.pixels.cpu(), batch.labels.cpu(), strict=True):
                 digest = hashlib.sha256(pixels.numpy().tobytes() + label.numpy().tobytes()).hexdigest()
                 yield update, int(index), digest

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 
-from distrib.images.feed import Feed, MicroBatch
+from distrib.images.batches import MicroBatch
+from distrib.images.feed import Feed
 from distrib.images.hashing import key
 from distrib.images.workers import IGNORED
 from distrib.learning.divergence import Guard, poisoned, review, told

@@ -1,5 +1,6 @@
 """What the last bits of a number depend on besides the program: the fingerprint of a machine's arithmetic."""
 
+import ctypes
 import hashlib
 import os
 from importlib import metadata
@@ -51,9 +52,10 @@ def fingerprint(processes: Processes, compute: Compute) -> Fingerprint:
 
 
 def driver_version() -> int:
-    """Version of the NVIDIA driver, such as 13000 for 13.0."""
-    version: int = torch._C._cuda_getDriverVersion()  # type: ignore[attr-defined]  # noqa: SLF001
-    return version
+    """The newest CUDA that the NVIDIA driver can serve, such as 13000 for 13.0; asked of the driver itself."""
+    version = ctypes.c_int()
+    ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+    return version.value
 
 
 def common(fingerprints: list[Fingerprint]) -> Fingerprint:

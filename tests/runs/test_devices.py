@@ -1,32 +1,10 @@
 """What only some devices can do."""
 
 import pytest
-import torch
 
-from tests.launching import journal, train, updates
+from tests.launching import train, updates
 
 QUICK = ("--data", "digits", "--model", "resnet20", "--batch-size", 64, "--epochs", 2, "--clip-norm", 1)
-
-cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-
-
-@pytest.mark.gpu
-@cuda
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_it_learns_on_a_gpu(tmp_path, precision):
-    flags = (*QUICK, "--clip-value", 0.5, "--ema-decay", 0.9, "--precision", precision)
-    train(*flags, "--device", "cuda", "--out", tmp_path, "--name", "gpu")
-    epochs = [record for record in journal(tmp_path / "gpu") if record["kind"] == "epoch"]
-    assert epochs[-1]["train_loss"] < epochs[0]["train_loss"]
-
-
-@pytest.mark.gpu
-@cuda
-def test_a_gpu_repeats_itself_bit_for_bit(tmp_path):
-    for name in ("first", "second"):
-        train(*QUICK, "--device", "cuda", "--out", tmp_path, "--name", name)
-    first, second = ([record["loss"] for record in updates(tmp_path / name)] for name in ("first", "second"))
-    assert first == second
 
 
 @pytest.mark.slow

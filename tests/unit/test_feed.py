@@ -15,8 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
+from distrib.images.batches import MicroBatch
 from distrib.images.decoding import ImageError
-from distrib.images.feed import Feed, MicroBatch, Preprocessing, TestFeed, channel_statistics
+from distrib.images.feed import Feed, Preprocessing, TestFeed, channel_statistics
 from distrib.images.sources import load
 from distrib.images.splits import ImageData
 from distrib.images.workers import IGNORED, Decoded, Decoding, WorkerLoader

@@ -1,0 +1,51 @@
+"""What a step is given: micro-batches, on the device by the time they are needed."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Some images of a share: ``pixels`` (n, size, size, 3) uint8 and ``labels`` (n,) int64, on the device.
+
+    ``indices`` (n,) int64 stay with the processor, which draws from them. A label of -100 marks an image left out.
+    """
+
+    indices: Tensor
+    pixels: Tensor
+    labels: Tensor
+
+    def to(self, device: torch.device) -> "MicroBatch":
+        """Copy to the device; from pinned memory nobody waits for it."""
+        pixels, labels = (tensor.to(device, non_blocking=True) for tensor in (self.pixels, self.labels))
+        return replace(self, pixels=pixels, labels=labels)
+
+
+def on_device(batches: Iterable[MicroBatch], device: torch.device) -> Iterator[MicroBatch]:
+    """The batches on the device. A GPU copies the next one while the program uses the one that it was given."""
+    return _ahead(batches, device) if device.type == "cuda" else (batch.to(device) for batch in batches)
+
+
+def _ahead(batches: Iterable[MicroBatch], device: torch.device) -> Iterator[MicroBatch]:
+    stream = torch.cuda.Stream(device)
+    waiting: tuple[MicroBatch, torch.cuda.Event] | None = None
+    for batch in batches:
+        with torch.cuda.stream(stream):
+            coming = batch.to(device), stream.record_event()
+        if waiting is not None:
+            yield _ready(*waiting)
+        waiting = coming
+    if waiting is not None:
+        yield _ready(*waiting)
+
+
+def _ready(batch: MicroBatch, copied: torch.cuda.Event) -> MicroBatch:
+    """Let the stream that computes wait for the copy, and the allocator keep the memory until it has computed."""
+    stream = torch.cuda.current_stream(batch.pixels.device)
+    stream.wait_event(copied)
+    for tensor in (batch.pixels, batch.labels):
+        tensor.record_stream(stream)
+    return batch
