@@ -18,7 +18,7 @@ import augmentation
 import throughput
 import torch
 import waiting
-from interleaved import Ratio, ratio
+from interleaved import Ratio
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "torchvision", "accelerate", "timm", "lightning")
@@ -46,12 +46,11 @@ def throughputs(network: str, rounds: int, *, peers: bool) -> list[Row]:
     """The command against the tuned loop, a tutorial's loop and, if asked for, the best peer."""
     seed, least = SEEDS[network]
     found = throughput.compare(throughput.WORKS[network], rounds, None if peers else ["tuned", seed])
-    ours = found["distrib"]
     rows = [
-        at_least(f"{network}: distrib / tuned loop", ratio(ours, found["tuned"]), TUNED[network]),
-        at_least(f"{network}: distrib / {seed} as written", ratio(ours, found[seed]), least),
+        at_least(f"{network}: distrib / tuned loop", found["tuned"], TUNED[network]),
+        at_least(f"{network}: distrib / {seed} as written", found[seed], least),
     ]
-    others = {name: ratio(ours, speeds) for name, speeds in found.items() if " " in name}
+    others = {name: times for name, times in found.items() if " " in name}
     rows += [Row(f"{network}: distrib / {name}", str(times), "", met=True) for name, times in others.items()]
     if others and network in PEERS:
         best = min(others, key=lambda name: others[name].median)

@@ -38,6 +38,11 @@ def by_turns(contestants: dict[str, Measure], rounds: int) -> dict[str, list[flo
     return found
 
 
-def ratio(first: list[float], second: list[float]) -> Ratio:
-    """Of each round, the first over the second."""
-    return Ratio([a / b for a, b in zip(first, second, strict=True)])
+def against(ours: Measure, others: dict[str, Measure], rounds: int) -> dict[str, Ratio]:
+    """How many times each of the others we are; we are measured anew next to each, as minutes later all may be else."""
+    found: dict[str, list[float]] = {name: [] for name in others}
+    for number in range(rounds):
+        for name, other in others.items():
+            turns = by_turns({"ours": ours, name: other} if number % 2 else {name: other, "ours": ours}, 1)
+            found[name].append(turns["ours"][0] / turns[name][0])
+    return {name: Ratio(ratios) for name, ratios in found.items()}

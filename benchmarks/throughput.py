@@ -12,6 +12,7 @@ import argparse
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from interleaved import Measure, by_turns, ratio
+from interleaved import Measure, Ratio, against
 from loops.stopwatch import images
 from PIL import Image
 
@@ -78,7 +79,9 @@ def loop(script: str, name: str, work: Work, precision: str = "fp32", folder: Pa
     words = [word for key, value in flags.items() for word in (f"--{key}", str(value))]
     place = ["--folder", str(folder)] if folder else []
     told = run([sys.executable, LOOPS / f"{script}.py", name, *words, *place])
-    return json.loads(told.splitlines()[-1])["images_per_second"]
+    found = re.search(r'{"images_per_second": ([0-9.]+)}', told)  # after which some trainers still say good-bye
+    assert found is not None, told
+    return float(found[1])
 
 
 def run(command: list[str | Path]) -> str:
@@ -117,14 +120,13 @@ def contestants(work: Work, folder: Path) -> dict[str, Measure]:
     return found
 
 
-def compare(work: Work, rounds: int, only: list[str] | None = None) -> dict[str, list[float]]:
-    """Images/s of each contestant in each round; of those alone whose names begin with one of ``only``."""
+def compare(work: Work, rounds: int, only: list[str] | None = None) -> dict[str, Ratio]:
+    """How many times as fast the command is as each other; as those alone whose names begin with one of ``only``."""
     with tempfile.TemporaryDirectory() as folder:
         known = contestants(work, image_folder(Path(folder)))
-        chosen = {
-            name: measure for name, measure in known.items() if only is None or name.startswith((*only, "distrib"))
-        }
-        return by_turns(chosen, rounds)
+        ours = known.pop("distrib")
+        chosen = {name: other for name, other in known.items() if only is None or name.startswith(tuple(only))}
+        return against(ours, chosen, rounds)
 
 
 def main() -> None:
@@ -136,9 +138,8 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     asked = parser.parse_args()
     work = WORKS[asked.network] if asked.device == "cpu" else Work.on_gpu(asked.network)
-    found = compare(work, asked.rounds, asked.against)
-    for other in list(found)[1:]:
-        print(f"distrib / {other}: {ratio(found['distrib'], found[other])}")
+    for other, times in compare(work, asked.rounds, asked.against).items():
+        print(f"distrib / {other}: {times}")
 
 
 if __name__ == "__main__":

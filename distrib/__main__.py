@@ -25,6 +25,7 @@ USAGE = """usage: distrib VERB [ARGUMENTS]
   checkpoints  list a run's checkpoints and whether they are whole
   verify       prove on these machines what is promised: restart, order, exact
   diff         say where two runs part: the first update, the first tensor
+  pack         store a data set as a few large files that are read many times as fast
   models       list the networks, or show one of them
 
 `distrib VERB --help` tells more of each."""
@@ -41,6 +42,7 @@ VERBS = (
     "checkpoints",
     "verify",
     "diff",
+    "pack",
     "models",
 )
 
@@ -74,6 +76,7 @@ def _run(verb: str, arguments: list[str]) -> int:
         "export": "distrib.insight.export.exporting",
         "report": "distrib.insight.report.writing",
         "compare": "distrib.insight.report.comparing",
+        "pack": "distrib.images.packing",
         "models": "distrib.zoo.listing",
     }[verb]
     code: int = importlib.import_module(module).main(arguments)

@@ -1,24 +1,19 @@
-"""From a file's bytes to an RGB image of the size the network sees."""
+"""From a file's bytes to an RGB image, or to the part of it that the network sees."""
 
 import io
-import math
 import warnings
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
+import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
-from distrib.images.hashing import draw
-
-Pixels = npt.NDArray[np.uint8]
+from distrib.images.cropping import Choose, Pixels, scaled
 
 # What Pillow may take a file for. It knows many more kinds, and would start Ghostscript for one of them.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+JPEG = b"\xff\xd8\xff"  # how such a file begins
 MOST_PIXELS = 2**28 // 3  # of an image: 256 MiB in memory; a few bytes of a file can ask for any number
-CROP_SHARE = 224 / 256  # evaluation keeps the middle of an image whose short side is a little larger
-AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of the random-resized crop: Szegedy et al., arXiv:1409.4842
-_FINE = 2**24  # steps of a drawn fraction
 
 
 class ImageError(Exception):
@@ -66,40 +61,49 @@ def _to_rgb(image: Image.Image, where: str) -> Image.Image:
     return image.convert("RGB")
 
 
-def crop_share(size: int) -> float:
-    """Share of an image's short side that is kept for a network that sees ``size`` pixels, of 1.
+def cropped(source: bytes | Path, where: str, choose: Choose, size: int) -> Pixels:
+    """The part of an encoded image that ``choose`` picks, scaled to (size, size, 3).
 
-    Small images have no margin to spare: there it is all.
+    JPEG is decoded by libjpeg-turbo with its fastest arithmetic, and no larger than needed: where the part is at least
+    twice as large as it is to be, the cosines give an image of half, a quarter or an eighth of its sides at once.
+
+    Raises:
+        ImageError: it cannot be decoded; names ``where``.
     """
-    return CROP_SHARE if size > 64 else 1.0
+    content = source if isinstance(source, bytes) else _content(source, where)
+    if content.startswith(JPEG):
+        try:
+            return _cropped_jpeg(content, choose, size)
+        except ValueError:  # of a kind that it does not know, or damaged: Pillow has the last word
+            pass
+    image = rgb(content, where)
+    return scaled(pixels(image), choose(image.width, image.height), size)
 
 
-def centre(image: Image.Image, size: int) -> Image.Image:
-    """Scale the short side and keep the central square: (size, size). Images of that size stay as they are."""
-    if image.size == (size, size):
-        return image
-    kept = min(image.size) * crop_share(size)
-    left, top = (image.width - kept) / 2, (image.height - kept) / 2
-    return image.resize((size, size), Image.Resampling.BILINEAR, (left, top, left + kept, top + kept))
+def _content(path: Path, where: str) -> bytes:
+    try:
+        if path.is_file():
+            return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{where} cannot be read: {error.strerror}") from None
+    raise ImageError(f"{where} is not a regular file, or is gone")
 
 
-def resized_crop(image: Image.Image, size: int, folded: int, index: int) -> Image.Image:
-    """A random part of 8 to 100 % of the area and 3:4 to 4:3, scaled to (size, size), drawn for ``index``."""
-
-    def fraction(attempt: int, purpose: int) -> float:
-        return draw(folded + 16 * attempt + purpose, index, _FINE) / _FINE
-
-    for attempt in range(10):
-        area = image.width * image.height * (AREA[0] + (AREA[1] - AREA[0]) * fraction(attempt, 0))
-        low, high = math.log(RATIO[0]), math.log(RATIO[1])
-        ratio = math.exp(low + (high - low) * fraction(attempt, 1))
-        width, height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < width <= image.width and 0 < height <= image.height:
-            left = int(fraction(attempt, 2) * (image.width - width + 1))
-            top = int(fraction(attempt, 3) * (image.height - height + 1))
-            box = (left, top, left + width, top + height)
-            return image.resize((size, size), Image.Resampling.BILINEAR, box)
-    return centre(image, size)
+def _cropped_jpeg(content: bytes, choose: Choose, size: int) -> Pixels:
+    height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
+    if colours not in ("YCbCr", "Gray") or not 0 < width * height <= MOST_PIXELS:
+        raise ValueError(colours)
+    box = choose(width, height)
+    factor = next(factor for factor in (8, 4, 2, 1) if min(box[2:]) >= factor * size or factor == 1)
+    found = simplejpeg.decode_jpeg(
+        content,
+        fastdct=True,
+        fastupsample=True,
+        min_height=-(-height // factor),
+        min_width=-(-width // factor),
+    )
+    left, top, wide, high = (side // factor for side in box)
+    return scaled(found, (left, top, wide, high), size)
 
 
 def pixels(image: Image.Image) -> Pixels:

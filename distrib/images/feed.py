@@ -13,7 +13,8 @@ from torch import Tensor
 
 from distrib.images.augmentation import BatchAugmentation
 from distrib.images.batches import MicroBatch, on_device
-from distrib.images.decoding import ImageError, centre
+from distrib.images.cropping import centre
+from distrib.images.decoding import ImageError
 from distrib.images.growth import Growth
 from distrib.images.order import Indices, Plan, own_shares
 from distrib.images.resident import Peers, Resident, decode_all

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distrib.images.decoding import ImageError, centre, pixels
+from distrib.images.cropping import centre
+from distrib.images.decoding import ImageError, pixels
 from distrib.images.splits import ArraySplit, Split
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - a file system in memory, where Linux has one

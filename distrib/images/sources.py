@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from distrib.images import packed
 from distrib.images.hashing import draw, key
 from distrib.images.splits import ArraySplit, FileSplit, ImageData, Labels, TableSplit
 from distrib.settings import Data, SettingsError
@@ -54,6 +55,7 @@ def load(name: str, data: Data) -> ImageData:
         "cifar100": lambda: _cifar(name, data.data_root),
         "folder": lambda: _folder(_path(place)),
         "hf": lambda: _hugging_face(place),
+        "pack": lambda: packed.load(_path(place)),
     }
     try:
         found = loaders[kind]()

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from distrib.images.decoding import ImageError, Pixels, rgb
+from distrib.images.cropping import Choose, Pixels, scaled
+from distrib.images.decoding import ImageError, cropped, rgb
 from distrib.images.order import Indices
 
 Labels = npt.NDArray[np.int64]
@@ -32,6 +33,9 @@ class Split(Protocol):
     def image(self, index: int) -> Image.Image:
         """The image as RGB. Raises ImageError, naming :meth:`where`, if it cannot be decoded."""
 
+    def crop(self, index: int, choose: Choose, size: int) -> Pixels:
+        """The part of the image that ``choose`` picks, scaled to (size, size, 3). Raises as :meth:`image`."""
+
     def head(self, images: int) -> "Split":
         """The first so many images as a split."""
 
@@ -39,7 +43,7 @@ class Split(Protocol):
         """SHA-256 of what a run sees here, as far as that is cheap to tell; the same wherever the data set lies."""
 
 
-def _digest(kind: str, images: int | tuple[int, ...], labels: Labels) -> Any:
+def digest_of(kind: str, images: int | tuple[int, ...], labels: Labels) -> Any:
     """A SHA-256 to go on with. The byte order is the same on every machine."""
     return hashlib.sha256(f"{kind} {images} ".encode() + labels.astype("<i8").tobytes())
 
@@ -60,13 +64,18 @@ class ArraySplit:
         """Return the row."""
         return Image.fromarray(self.pixels[index])
 
+    def crop(self, index: int, choose: Choose, size: int) -> Pixels:
+        """Scale a part of the row."""
+        height, width = self.pixels.shape[1:3]
+        return scaled(self.pixels[index], choose(width, height), size)
+
     def head(self, images: int) -> "ArraySplit":
         """Take the first rows."""
         return ArraySplit(self.name, self.pixels[:images], self.labels[:images])
 
     def fingerprint(self) -> str:
         """Of pixels and labels."""
-        digest = _digest("array", self.pixels.shape, self.labels)
+        digest = digest_of("array", self.pixels.shape, self.labels)
         for start in range(0, len(self.pixels), _AT_ONCE):
             digest.update(np.ascontiguousarray(self.pixels[start : start + _AT_ONCE]).data)
         return digest.hexdigest()
@@ -87,13 +96,17 @@ class FileSplit:
         """Decode the file."""
         return rgb(self.paths[index], self.where(index))
 
+    def crop(self, index: int, choose: Choose, size: int) -> Pixels:
+        """Decode a part of the file."""
+        return cropped(self.paths[index], self.where(index), choose, size)
+
     def head(self, images: int) -> "FileSplit":
         """Take the first files."""
         return FileSplit(self.paths[:images], self.labels[:images])
 
     def fingerprint(self) -> str:
         """Of names, such as cat/0001.jpg, and labels: to ask for the sizes of a million files would take minutes."""
-        digest = _digest("files", len(self.paths), self.labels)
+        digest = digest_of("files", len(self.paths), self.labels)
         digest.update(b"\0".join(os.fsencode("/".join(path.parts[-2:])) for path in self.paths))
         return digest.hexdigest()
 
@@ -117,6 +130,14 @@ class TableSplit:
 
     def image(self, index: int) -> Image.Image:
         """Decode the row."""
+        return rgb(*self._encoded(index))
+
+    def crop(self, index: int, choose: Choose, size: int) -> Pixels:
+        """Decode a part of the row."""
+        return cropped(*self._encoded(index), choose, size)
+
+    def _encoded(self, index: int) -> tuple[bytes | Path, str]:
+        """The row's bytes or file, and what to call it."""
         where = self.where(index)
         try:
             cell = self.table[int(self.rows[index])][self.column]
@@ -125,8 +146,8 @@ class TableSplit:
         if cell is None or (cell["bytes"] is None and not cell["path"]):
             raise ImageError(f"{where} holds no image")
         if cell["bytes"] is None:
-            return rgb(Path(cell["path"]), f"{where} file {cell['path']},")
-        return rgb(cell["bytes"], where)
+            return Path(cell["path"]), f"{where} file {cell['path']},"
+        return cell["bytes"], where
 
     def head(self, images: int) -> "TableSplit":
         """Take the first rows."""
@@ -145,7 +166,7 @@ class TableSplit:
         paths = compute.struct_field(cells, "path").cast("binary").to_pylist()  # damaged ones are no text
         names = [(path or b"").rpartition(b"/")[2] for path in paths]
         known = [names[row] if lengths[row] is None else lengths[row] for row in self.rows.tolist()]
-        digest = _digest("table", len(self.rows), self.labels)
+        digest = digest_of("table", len(self.rows), self.labels)
         digest.update(repr((self.column, known)).encode())
         return digest.hexdigest()
 

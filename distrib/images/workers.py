@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from distrib.images.augmentation import RESIZED, apply_policy, policy_of
-from distrib.images.decoding import ImageError, centre, pixels, resized_crop
+from distrib.images.cropping import Pixels, centre, random_box
+from distrib.images.decoding import ImageError, pixels
 from distrib.images.hashing import key
 from distrib.images.order import Indices
 from distrib.images.splits import Split
@@ -85,20 +86,22 @@ class Decoding(Dataset[Decoded]):
         images, labels, bad = shared.numpy(), classes.numpy(), []
         for place, index in enumerate(indices.tolist()):
             try:
-                images[place] = pixels(self._varied(self.split.image(index), epoch, index))
+                images[place] = self._varied(epoch, index)
             except ImageError as error:
                 bad.append(str(error))
                 labels[place] = IGNORED
         return Decoded(shared, classes, bad)
 
-    def _varied(self, image: Image.Image, epoch: int, index: int) -> Image.Image:
+    def _varied(self, epoch: int, index: int) -> Pixels:
         if self.resized:
-            image = resized_crop(image, self.size, key(self.seed, epoch, RESIZED), index)
+            choose = partial(random_box, folded=key(self.seed, epoch, RESIZED), index=index)
+            found = self.split.crop(index, choose, self.size)
         else:
-            image = centre(image, self.size)
+            found = pixels(centre(self.split.image(index), self.size))
         if self.policy is None:
-            return image
-        return apply_policy(self.policy, image, seed=self.seed, epoch=epoch, index=index)
+            return found
+        image = Image.fromarray(found)
+        return pixels(apply_policy(self.policy, image, seed=self.seed, epoch=epoch, index=index))
 
 
 def worker_count(wanted: int | None, processes: int) -> int:

@@ -14,7 +14,8 @@ import torch
 import tyro
 
 from distrib.command import refuse
-from distrib.images.decoding import ImageError, centre, pixels, rgb
+from distrib.images.cropping import centre
+from distrib.images.decoding import ImageError, pixels, rgb
 from distrib.images.sources import SUFFIXES
 from distrib.insight.runs import Run, Which, load_run
 from distrib.lifecycle.processes import choose_device

@@ -15,7 +15,7 @@ from distrib.settings import Compute, SettingsError
 
 Fingerprint = dict[str, Any]
 HOUSE = Path(__file__).resolve().parents[1]
-PACKAGES = ("torch", "torchvision", "numpy", "pillow")
+PACKAGES = ("torch", "torchvision", "numpy", "pillow", "simplejpeg")
 MIXED = "not the same on all ranks"
 
 # They let the compiler choose kernels by how long they take.

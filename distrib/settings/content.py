@@ -15,7 +15,7 @@ Policy = Literal[
 ]
 
 NAMED_DATA = ("auto", "cifar10", "cifar100", "digits", "synthetic")
-LOCATED_DATA = ("folder:", "hf:")
+LOCATED_DATA = ("folder:", "hf:", "pack:")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class Data:
     """What it is trained on."""
 
     data: str = "auto"
-    """auto, cifar10, cifar100, digits, synthetic, folder:PATH or hf:NAME_OR_PATH. auto: CIFAR-10, else digits."""
+    """auto (CIFAR-10, else digits), cifar10, cifar100, digits, synthetic, folder:PATH, hf:NAME_OR_PATH or pack:PATH."""
     data_root: Path = Path("data")
     """Folder in which named data sets are looked for and downloaded to."""
     image_size: int | None = None
@@ -70,7 +70,7 @@ class Data:
 
     def __post_init__(self) -> None:
         known = self.data in NAMED_DATA or self.data.startswith(LOCATED_DATA)
-        choices = ", ".join((*NAMED_DATA, "folder:PATH", "hf:NAME_OR_PATH"))
+        choices = ", ".join((*NAMED_DATA, "folder:PATH", "hf:NAME_OR_PATH", "pack:PATH"))
         require(known, f"--data {self.data} is unknown{nearest(self.data, NAMED_DATA)} Choose among {choices}")
         require(self.data not in LOCATED_DATA, f"--data {self.data} needs a place after the colon")
         require(self.image_size is None or self.image_size >= 8, "--image-size is at least 8 pixels")

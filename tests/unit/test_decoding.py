@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from distrib.images import decoding
-from distrib.images.decoding import MOST_PIXELS, ImageError, centre, pixels, resized_crop, rgb
+from distrib.images.cropping import Box, Pixels, centre, random_box, scaled
+from distrib.images.decoding import MOST_PIXELS, ImageError, cropped, pixels, rgb
 from distrib.images.hashing import key
 
 
@@ -33,6 +34,10 @@ def decoded(content: bytes) -> np.ndarray:
 def photo() -> Image.Image:
     ramp = np.linspace(0, 255, 24 * 20 * 3).reshape(20, 24, 3)
     return Image.fromarray(ramp.astype(np.uint8))
+
+
+def random_part(image: Image.Image, size: int, folded: int, index: int) -> Pixels:
+    return scaled(pixels(image), random_box(image.width, image.height, folded=folded, index=index), size)
 
 
 def test_a_picture_without_loss_comes_out_as_it_went_in() -> None:
@@ -191,9 +196,9 @@ def test_an_image_of_no_pixels_is_none(content: bytes) -> None:
 @pytest.mark.parametrize("size", [(1, 50_000), (50_000, 1)])
 def test_a_thin_image_becomes_a_square(size: tuple[int, int]) -> None:
     image = rgb(encoded(Image.new("RGB", size, (9, 8, 7))), "here")
-    for square in (centre(image, 96), resized_crop(image, 96, key(0), 0)):
-        assert (pixels(square) == (9, 8, 7)).all()
-        assert square.size == (96, 96)
+    for square in (pixels(centre(image, 96)), random_part(image, 96, key(0), 0)):
+        assert (square == (9, 8, 7)).all()
+        assert square.shape == (96, 96, 3)
 
 
 def test_no_other_program_is_started_for_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,7 +289,7 @@ def test_centre_and_resized_crop_give_squares(size: tuple[int, int], side: int) 
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
     assert centre(image, side).size == (side, side)
     for index in range(20):
-        assert resized_crop(image, side, key(1, 2, 3), index).size == (side, side)
+        assert random_part(image, side, key(1, 2, 3), index).shape == (side, side, 3)
 
 
 def test_an_image_of_the_size_stays_as_it_is() -> None:
@@ -307,33 +312,80 @@ def test_centre_leaves_a_margin_only_of_larger_images() -> None:
     assert pixels(centre(Image.fromarray(framed), 64)).max() == 255
 
 
-def test_resized_crop_is_a_function_of_key_and_index() -> None:
+def test_a_random_part_is_a_function_of_key_and_index() -> None:
     image = photo().resize((120, 90))
 
-    def cropped(seed: int, index: int) -> bytes:
-        return resized_crop(image, 32, key(seed, 0), index).tobytes()
+    def part(seed: int, index: int) -> bytes:
+        return random_part(image, 32, key(seed, 0), index).tobytes()
 
-    assert cropped(0, 5) == cropped(0, 5)
-    assert len({cropped(0, index) for index in range(20)}) == 20
-    assert cropped(0, 5) != cropped(1, 5)
+    assert part(0, 5) == part(0, 5)
+    assert len({part(0, index) for index in range(20)}) == 20
+    assert part(0, 5) != part(1, 5)
 
 
-def test_resized_crops_cover_8_to_100_percent_in_ratios_of_3_to_4() -> None:
-    class Spy:
-        width, height = 400, 400
-
-        def resize(self, _size: object, _filter: object, box: tuple[int, int, int, int]) -> None:
-            boxes.append(box)
-
-    boxes: list[tuple[int, int, int, int]] = []
-    for index in range(500):
-        resized_crop(Spy(), 32, key(0), index)  # type: ignore[arg-type]
-    widths = np.array([right - left for left, _, right, _ in boxes])
-    heights = np.array([bottom - top for _, top, _, bottom in boxes])
+def test_random_parts_cover_8_to_100_percent_in_ratios_of_3_to_4() -> None:
+    left, top, widths, heights = np.array([random_box(400, 400, folded=key(0), index=n) for n in range(500)]).T
     areas, ratios = widths * heights / 400**2, widths / heights
-    assert len(boxes) == 500
-    assert all(0 <= l < r <= 400 and 0 <= t < b <= 400 for l, t, r, b in boxes)  # noqa: E741
+    assert (left >= 0).all()
+    assert (top >= 0).all()
+    assert (left + widths <= 400).all()
+    assert (top + heights <= 400).all()
     assert 0.075 < areas.min() < 0.12
     assert 0.85 < areas.max() <= 1
     assert 0.73 < ratios.min() < 0.79
     assert 1.27 < ratios.max() < 1.36
+
+
+def photograph(width: int, height: int) -> Image.Image:
+    """Smooth, as photographs are: what JPEG does to it is little."""
+    small = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("box", [(0, 0, 400, 300), (37, 21, 200, 150), (300, 200, 64, 64), (10, 0, 33, 300)])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_part_is_what_pillow_makes_of_it(kind: str, box: Box) -> None:
+    image = photograph(400, 300)
+    left, top, width, height = box
+    wanted = image.resize((48, 48), Image.Resampling.BILINEAR, (left, top, left + width, top + height))
+    found = cropped(encoded(image, kind, quality=95), "here", lambda *_: box, 48)
+    difference = np.abs(found.astype(int) - np.asarray(wanted))
+    assert difference.mean() < (1 if kind == "PNG" else 3)
+    assert difference.max() < (3 if kind == "PNG" else 16)
+
+
+@pytest.mark.parametrize(("side", "decoded"), [(300, 300), (200, 300), (150, 150), (76, 150), (75, 75), (37, 38)])
+def test_jpeg_is_decoded_no_larger_than_needed(monkeypatch: pytest.MonkeyPatch, side: int, decoded: int) -> None:
+    sizes = []
+    monkeypatch.setattr(decoding, "scaled", lambda image, box, _: sizes.append((image.shape, box)))
+    cropped(encoded(photograph(400, 300), "JPEG"), "here", lambda width, height: (0, 0, width, height), side)
+    [((height, width, _), box)] = sizes
+    assert height == decoded
+    assert width == decoded * 4 // 3
+    assert box[2] <= width
+    assert box[3] <= height
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "RGB"])
+def test_each_kind_of_jpeg_is_cropped(mode: str) -> None:
+    content = encoded(photograph(400, 400).convert(mode), "JPEG", quality=95)
+    whole = pixels(rgb(content, "here").resize((64, 64), Image.Resampling.BILINEAR))
+    found = cropped(content, "here", lambda *_: (0, 0, 400, 400), 64)
+    assert np.abs(found.astype(int) - whole).mean() < 3
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\xff\xd8\xff", b"\xff\xd8\xff" + bytes(500)])
+def test_no_part_of_what_is_no_image(content: bytes) -> None:
+    with pytest.raises(ImageError, match="row 5"):
+        cropped(content, "row 5", lambda *_: (0, 0, 1, 1), 8)
+
+
+def test_no_part_of_a_truncated_photograph() -> None:
+    content = encoded(photograph(400, 300), "JPEG")
+    with pytest.raises(ImageError, match="row 5"):
+        cropped(content[: len(content) // 2], "row 5", lambda *_: (0, 0, 100, 100), 8)
+
+
+def test_no_part_of_a_file_that_is_gone(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"gone\.jpg is not a regular file"):
+        cropped(tmp_path / "gone.jpg", str(tmp_path / "gone.jpg"), lambda *_: (0, 0, 1, 1), 8)

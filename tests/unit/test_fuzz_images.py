@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distrib.images.decoding import ImageError, centre, pixels, resized_crop, rgb
+from distrib.images.cropping import centre, random_box
+from distrib.images.decoding import ImageError, cropped, pixels, rgb
 from distrib.images.hashing import key
 from distrib.images.sources import load
 from distrib.settings import Data, SettingsError
@@ -107,7 +108,10 @@ def outcome(content: bytes, number: int) -> bool:
     if image is None:
         return False
     assert image.mode == "RGB"
-    for square in (pixels(centre(image, 8)), pixels(resized_crop(image, 8, key(number), number))):
+    choose = partial(random_box, folded=key(number), index=number)
+    part = attempt(lambda: cropped(content, f"row {number}", choose, 8), ImageError, f"row {number} ")
+    assert part is not None, "what can be decoded whole cannot be decoded in part"
+    for square in (pixels(centre(image, 8)), part):
         assert square.shape == (8, 8, 3)
         assert square.dtype == np.uint8
     return True

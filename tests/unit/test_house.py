@@ -22,7 +22,7 @@ MAY: dict[str, set[str]] = {
     "insight": {"settings", "command", "images", "zoo", "lifecycle", "learning"},
     "assembly": {"settings", "command", "images", "zoo", "lifecycle", "learning", "insight"},
     "train": {"settings", "command", "images", "zoo", "lifecycle", "learning", "insight", "assembly"},
-    "__main__": {"settings", "lifecycle", "train", "zoo", "insight"},
+    "__main__": {"settings", "lifecycle", "train", "images", "zoo", "insight"},
     "__init__": set(),
 }
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from distrib.images.decoding import crop_share
+from distrib.images.cropping import crop_share
 from distrib.images.feed import Preprocessing
 from distrib.insight.export.subject import Subject
 from distrib.insight.history import History

@@ -12,7 +12,8 @@ import tyro
 from torch import Tensor
 
 from distrib.images import sources
-from distrib.images.decoding import ImageError, centre, pixels
+from distrib.images.cropping import centre
+from distrib.images.decoding import ImageError, pixels
 from distrib.insight.export import formats, hub
 from distrib.insight.export.formats import Logits
 from distrib.insight.export.subject import Subject

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from distrib import __version__
-from distrib.images.decoding import crop_share
+from distrib.images.cropping import crop_share
 from distrib.insight.runs import Run
 from distrib.learning.state import on_host
 from distrib.lifecycle.checkpoints import Tensors
