@@ -61,6 +61,6 @@ def scaled(pixels: Pixels, box: Box, size: int) -> Pixels:
     By torch, whose kernel for bytes takes half as long as Pillow's over it.
     """
     left, top, width, height = box
-    part = torch.from_numpy(pixels[top : top + height, left : left + width]).permute(2, 0, 1)[None]
-    found: Pixels = F.interpolate(part, (size, size), mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
-    return found
+    part = torch.from_numpy(pixels[top : top + height, left : left + width])[None].permute(0, 3, 1, 2)
+    found = F.interpolate(part, (size, size), mode="bilinear", antialias=True)
+    return found.permute(0, 2, 3, 1)[0].numpy()

@@ -167,6 +167,13 @@ def test_a_data_set_keeps_its_fingerprint_where_it_is_moved_to(tmp_path: Path) -
 
 def test_a_row_that_cannot_be_read_names_itself(table: Callable[..., TableSplit]) -> None:
     class Broken:
+        @property
+        def data(self) -> "Broken":
+            return self
+
+        def column(self, _: str) -> "Broken":
+            return self
+
         def __getitem__(self, row: int) -> None:
             raise OSError(f"the disk is gone, and row {row} with it")
 
