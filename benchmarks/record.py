@@ -12,28 +12,50 @@ import statistics
 import sys
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
+from interleaved import Ratio
 from throughput import LOOPS, ROOT, run
 
 RECIPE = ROOT / "configs/cifar10_record.yaml"
 BATCH = 2000  # of the recipe
 
 
-def ours(folder: Path, seed: int) -> tuple[float, float]:
-    """Seconds and accuracy of the command with our recipe."""
+class Training(NamedTuple):
+    """Of a training: its seconds alone, and the test accuracy that it ended with, of 1."""
+
+    seconds: float
+    top1: float
+
+
+def ours(folder: Path, seed: int, *changes: str) -> Training:
+    """Seconds and accuracy of the command with our recipe, and flags that change it."""
     with tempfile.TemporaryDirectory() as out:
-        flags = ["--data", f"hf:{folder}", "--seed", str(seed), "--wandb", "off", "--no-report", "--out", out]
+        flags = ["--data", f"hf:{folder}", "--seed", str(seed), "--wandb", "off", "--no-report", "--out", out, *changes]
         run([sys.executable, ROOT / "distrib/train.py", "--config", RECIPE, *flags, "--name", "run"])
         records = [json.loads(line) for line in (Path(out) / "run/metrics.jsonl").read_text().splitlines()]
     seconds = sum(BATCH / record["images_per_second"] for record in records if record["kind"] == "update")
-    return seconds, [record["test_top1"] for record in records if record["kind"] == "epoch"][-1]
+    return Training(seconds, [record["test_top1"] for record in records if record["kind"] == "epoch"][-1])
 
 
-def theirs(folder: Path, seed: int) -> tuple[float, float]:
+def theirs(folder: Path, seed: int) -> Training:
     """Seconds and accuracy of airbench's recipe of 3 epochs."""
     told = run([sys.executable, LOOPS / "airbench.py", folder, "--epochs", "3", "--seed", str(seed)])
     found = json.loads(told.splitlines()[-1])
-    return found["seconds"], found["one"]
+    return Training(found["seconds"], found["one"])
+
+
+def compare(folder: Path, seeds: int) -> tuple[Training, Training, Ratio]:
+    """The medians of ours and of theirs, and the ratios of their seconds."""
+    found: dict[str, list[Training]] = {"distrib": [], "airbench": []}
+    for seed in range(seeds):
+        for name, measure in (("distrib", ours), ("airbench", theirs))[:: -1 if seed % 2 else 1]:
+            found[name].append(measure(folder.resolve(), seed))
+            seconds, top1 = found[name][-1]
+            print(f"  seed {seed}: {name} {seconds:.1f} s, {top1:.2%}", flush=True)
+    ratios = [mine.seconds / other.seconds for mine, other in zip(*found.values(), strict=True)]
+    first, second = (Training(*map(statistics.median, zip(*runs, strict=True))) for runs in found.values())
+    return first, second, Ratio(ratios)
 
 
 def main() -> None:
@@ -42,17 +64,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="CIFAR-10 as parquet files")
     parser.add_argument("--seeds", type=int, default=3)
     asked = parser.parse_args()
-    found: dict[str, list[tuple[float, float]]] = {"distrib": [], "airbench": []}
-    for seed in range(asked.seeds):
-        for name, measure in (("distrib", ours), ("airbench", theirs))[:: -1 if seed % 2 else 1]:
-            found[name].append(measure(asked.folder.resolve(), seed))
-            seconds, top1 = found[name][-1]
-            print(f"seed {seed}: {name} {seconds:.1f} s, {top1:.2%}", flush=True)
-    for name, pairs in found.items():
-        seconds, accuracies = map(statistics.median, zip(*pairs, strict=True))
-        print(f"{name}: median {seconds:.1f} s, {accuracies:.2%}")
-    ratios = [mine / other for (mine, _), (other, _) in zip(*found.values(), strict=True)]
-    print(f"distrib / airbench: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) of the time")
+    mine, other, ratios = compare(asked.folder, asked.seeds)
+    for name, found in (("distrib", mine), ("airbench", other)):
+        print(f"{name}: median {found.seconds:.1f} s, {found.top1:.2%}")
+    print(f"distrib / airbench: {ratios} of the time")
 
 
 if __name__ == "__main__":

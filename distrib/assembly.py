@@ -42,7 +42,7 @@ from distrib.settings import Compute, Settings, SettingsError
 from distrib.zoo import registry
 from distrib.zoo.speednet import SpeedNet
 
-WHITENED = 5000  # training images whose patches --whiten looks at
+WHITENED = 5000  # training images whose patches are whitened by
 
 
 def resolve(settings: Settings, processes: Processes) -> Settings:
@@ -93,13 +93,14 @@ def assemble(
     average = WeightAverage(network, optimization.ema_decay) if optimization.ema_decay is not None else None
     # Accelerate prepares the network and the optimizer alone. A prepared scheduler would step once for every process, a
     # prepared loader would repeat images and fetch ahead; both are pure functions here.
-    reduction = make_reduction(network, feed, processes, settings.compute)
+    reduction = make_reduction(network, feed, processes, settings)
     prepared_optimizer = processes.accelerator.prepare_optimizer(optimizer)
     progress = Progress(
         Plateau(schedule.plateau_patience, schedule.gamma),
         EarlyStop(schedule.early_stop_patience, schedule.early_stop_delta),
     )
-    state = TrainState(network, optimizer, average, processes.accelerator.scaler, progress)
+    scaler = processes.accelerator.scaler
+    state = TrainState(network, optimizer, average, scaler, progress, reduction.compression)
     if checkpoint is not None:
         processes.together(lambda: restore(state, checkpoint, feed, processes, exact=settings.compute.exact))
     counts = {"world_size": processes.size, "threads": torch.get_num_threads()}
@@ -134,7 +135,7 @@ def make_network(settings: Settings, feed: Feed, device: torch.device, *, fresh:
         registry.blueprint(settings.model, classes=classes, image_size=feed.growth.first)  # is it large enough?
     if settings.lifecycle.init is not None and fresh:
         load_weights(network, checkpoints.weights(settings.lifecycle.init), str(settings.lifecycle.init))
-    if isinstance(network, SpeedNet) and settings.model.whiten and fresh and settings.lifecycle.init is None:
+    if isinstance(network, SpeedNet) and settings.model.whitened and fresh and settings.lifecycle.init is None:
         network.stem.fit(feed.examples(WHITENED))
     layout = torch.channels_last if settings.compute.channels_last else torch.contiguous_format
     network = network.to(device, memory_format=layout)  # type: ignore[call-overload]
@@ -145,11 +146,13 @@ def make_network(settings: Settings, feed: Feed, device: torch.device, *, fresh:
     return network
 
 
-def make_reduction(network: nn.Module, feed: Feed, processes: Processes, compute: Compute) -> Reduction:
+def make_reduction(network: nn.Module, feed: Feed, processes: Processes, settings: Settings) -> Reduction:
     """What makes one gradient of all shares: exact, or fast."""
+    compute = settings.compute
     if compute.exact:
         return Exact(network, processes, compute.virtual_ranks)
-    parallel = DataParallel(network, processes)
+    updates = feed.plan.updates_per_epoch * settings.optimization.epochs
+    parallel = DataParallel(network, processes, comm=compute.comm, updates=updates)
     parallel.warm_up(feed, channels_last=compute.channels_last, compiled=compute.compile)
     return parallel
 

@@ -77,7 +77,7 @@ def step(filters: list[nn.Parameter], buffers: list[Tensor], lr: float) -> None:
 
 def started(pixels: Tensor, statistics: tuple[Tensor, Tensor]) -> nn.Module:
     """The network with its first weights."""
-    net = registry.build(Model(model="speednet", whiten=True, identity_init=True), classes=10, image_size=32)
+    net = registry.build(Model(model="speednet", first_weights="both"), classes=10, image_size=32)
     net.fc.weight.data.mul_(1 / (CHANNELS * SCALE * net.fc.weight.std()))  # the same logits as the original's
     net.stem.fit(normalise(pixels[:5000], *statistics).float())
     return net.to(memory_format=torch.channels_last)

@@ -6,6 +6,7 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import replace
 from http.client import HTTPException
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -186,13 +187,19 @@ def _classes(root: Path) -> tuple[str, ...]:
 
 
 def _files(root: Path, classes: tuple[str, ...]) -> FileSplit:
-    found = []
-    for label, name in enumerate(classes):
-        folder = root / name
-        files = [entry.name for entry in _entries(folder) if _counts(entry)] if folder.is_dir() else []
-        found += [(place, label, folder / file) for place, file in enumerate(files)]
-    found.sort()  # the first of each class, then the second of each: the first so many images are of all classes
-    return FileSplit([path for _, _, path in found], np.array([label for _, label, _ in found], dtype=np.int64))
+    """The files of all classes: the first of each, then the second of each, so that the first so many are of all."""
+    folders = [root / name for name in classes]
+    listed = [_images_in(folder) for folder in folders]
+    labels = np.repeat(np.arange(len(classes)), [len(names) for names in listed])
+    places = np.concatenate([np.arange(len(names)) for names in listed])
+    order = np.lexsort((labels, places))
+    names = list(chain.from_iterable(listed))
+    return FileSplit(folders, [names[at] for at in order.tolist()], labels[order])
+
+
+def _images_in(folder: Path) -> list[str]:
+    """Names of the images of a class, in order; of a class that is not there, none."""
+    return [entry.name for entry in _entries(folder) if _counts(entry)] if folder.is_dir() else []
 
 
 def _counts(entry: os.DirEntry[str]) -> bool:

@@ -83,31 +83,41 @@ class ArraySplit:
 
 @dataclass(frozen=True)
 class FileSplit:
-    """Images in files."""
+    """Images in files: ``names`` in the folder of their class, which ``folders`` has by label.
 
-    paths: Sequence[Path]
+    Millions of paths, each an object of its own, would take gigabytes.
+    """
+
+    folders: Sequence[Path]
+    names: Sequence[str]
     labels: Labels
+
+    def path(self, index: int) -> Path:
+        """The file of an image."""
+        return self.folders[self.labels[index]] / self.names[index]
 
     def where(self, index: int) -> str:
         """Name the file."""
-        return str(self.paths[index])
+        return str(self.path(index))
 
     def image(self, index: int) -> Image.Image:
         """Decode the file."""
-        return rgb(self.paths[index], self.where(index))
+        return rgb(self.path(index), self.where(index))
 
     def crop(self, index: int, choose: Choose, size: int) -> Pixels:
         """Decode a part of the file."""
-        return cropped(self.paths[index], self.where(index), choose, size)
+        return cropped(self.path(index), self.where(index), choose, size)
 
     def head(self, images: int) -> "FileSplit":
         """Take the first files."""
-        return FileSplit(self.paths[:images], self.labels[:images])
+        return replace(self, names=self.names[:images], labels=self.labels[:images])
 
     def fingerprint(self) -> str:
         """Of names, such as cat/0001.jpg, and labels: to ask for the sizes of a million files would take minutes."""
-        digest = digest_of("files", len(self.paths), self.labels)
-        digest.update(b"\0".join(os.fsencode("/".join(path.parts[-2:])) for path in self.paths))
+        digest = digest_of("files", len(self.names), self.labels)
+        classes = [folder.name for folder in self.folders]
+        files = (f"{classes[label]}/{name}" for label, name in zip(self.labels.tolist(), self.names, strict=True))
+        digest.update(b"\0".join(map(os.fsencode, files)))
         return digest.hexdigest()
 
 

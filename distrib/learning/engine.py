@@ -95,7 +95,7 @@ class Trainer:
         """One update, from this process's shares of the global batch."""
         optimization, progress, plan = self.settings.optimization, self.state.progress, self.feed.plan
         self.guard.remember()
-        self.reduction.begin()
+        self.reduction.begin(progress.update)
         set_rates(self.optimizer, self.lr(), self.rates.momentum(progress.update))
         sums = torch.zeros(len(plan.own), 3, device=self.processes.device)
         for own, number in zip(sums, plan.own, strict=True):

@@ -63,7 +63,9 @@ class Exact:
             for tensor in (*network.parameters(), *self._buffers):
                 dist.broadcast(tensor.detach(), 0)
 
-    def begin(self) -> None:
+    compression = None
+
+    def begin(self, _: int) -> None:
         """Remember the statistics that every share starts from."""
         self._first = [buffer.clone() for buffer in self._buffers]
         self._computed = 0

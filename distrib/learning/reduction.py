@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from distrib.images.feed import Feed
+from distrib.learning.compression import PowerSGD, compress
 from distrib.lifecycle.processes import Processes
+from distrib.settings import Comm
 
 
 class Reduction(Protocol):
@@ -18,8 +20,12 @@ class Reduction(Protocol):
     def network(self) -> nn.Module:
         """What computes the logits, prepared by Accelerate."""
 
-    def begin(self) -> None:
-        """An update begins."""
+    @property
+    def compression(self) -> PowerSGD | None:
+        """What sends the gradients approximated, if they are."""
+
+    def begin(self, update: int) -> None:
+        """The update with index ``update`` (from 0) begins."""
 
     def computing(self, *, last: bool) -> AbstractContextManager[None]:
         """Around the forward and backward pass of a micro-batch, the ``last`` of its share or not."""
@@ -40,14 +46,18 @@ class DataParallel:
     Each process keeps the statistics of its own share; they are averaged when somebody looks at them.
     """
 
-    def __init__(self, network: nn.Module, processes: Processes) -> None:
+    def __init__(self, network: nn.Module, processes: Processes, *, comm: Comm = "fp32", updates: int = 0) -> None:
         self.network, self._processes = processes.accelerator.prepare_model(network), processes
+        self.compression: PowerSGD | None = None
         self._no_checksum = torch.tensor(-1.0, device=processes.device)
         if isinstance(self.network, DistributedDataParallel):
             self.network.broadcast_buffers = False
+            self.compression = compress(self.network, comm, updates)
 
-    def begin(self) -> None:
-        """Nothing to prepare."""
+    def begin(self, update: int) -> None:
+        """Tell what counts updates."""
+        if self.compression is not None:
+            self.compression.begin(update)
 
     def computing(self, *, last: bool) -> AbstractContextManager[None]:
         """Gradients are summed over processes once, with the last micro-batch."""

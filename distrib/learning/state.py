@@ -10,6 +10,7 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from distrib.learning.averaging import WeightAverage, averaged_statistics, load_statistics
+from distrib.learning.compression import PowerSGD
 from distrib.learning.meter import EpochSums
 from distrib.learning.optimizers import load_optimizer_tensors, optimizer_tensors
 from distrib.learning.patience import EarlyStop, Plateau
@@ -106,6 +107,7 @@ class TrainState:
     average: WeightAverage | None
     scaler: GradScaler | None
     progress: Progress
+    compression: PowerSGD | None = None
 
     def tensors(self, processes: Processes, copies: Copies | None = None) -> dict[str, Tensors]:
         """The tensors, in named groups, as copies on rank 0's host; the others get none. Every process must call it.
@@ -127,6 +129,9 @@ class TrainState:
                 groups[group] = copied.of(group, network.state_dict()) if processes.is_main else {}
             own = {f"{group}/{name}": rows.contiguous() for name, rows in stacked.items()}
             groups["statistics"] |= own if processes.is_main else {}
+        if self.compression is not None:
+            sent = self.compression.tensors(processes)
+            groups["compression"] = sent if processes.is_main else {}
         return groups
 
     def counters(self) -> dict[str, Any]:
@@ -155,6 +160,8 @@ class TrainState:
             load_statistics(self.network, of_group("model", mine))
             if self.average is not None:
                 load_statistics(self.average.network, of_group("ema", mine))
+        if self.compression is not None:
+            self.compression.load(checkpoint.tensors("compression"), processes)
 
     def _restore_counters(self, checkpoint: Checkpoint) -> None:
         counters = checkpoint.state

@@ -13,11 +13,11 @@ from typing import Any
 from distrib.settings.content import LOCATED_DATA, NAMED_DATA, Augmentation, Data, Model, Policy, Stem
 from distrib.settings.optimization import Optimization, Schedule
 from distrib.settings.refusing import SettingsError, nearest, require
-from distrib.settings.running import Compute, Lifecycle, Precision, Tracking
+from distrib.settings.running import Comm, Compute, Lifecycle, Precision, Tracking
 
 __all__ = [
-    "LOCATED_DATA", "NAMED_DATA", "Augmentation", "Compute", "Data", "Lifecycle", "Model", "Optimization", "Policy",
-    "Precision", "Schedule", "Settings", "SettingsError", "Stem", "Tracking", "nearest", "require",
+    "LOCATED_DATA", "NAMED_DATA", "Augmentation", "Comm", "Compute", "Data", "Lifecycle", "Model", "Optimization",
+    "Policy", "Precision", "Schedule", "Settings", "SettingsError", "Stem", "Tracking", "nearest", "require",
 ]  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 from distrib.settings.refusing import nearest, require
 
+FirstWeights = Literal["drawn", "identity", "whitened", "both"]
 Stem = Literal["auto", "cifar", "imagenet"]
 Loading = Literal["auto", "memory", "workers"]
 Crop = Literal["auto", "pad", "resized", "none"]
@@ -30,21 +31,30 @@ class Model:
     """First layers of a ResNet: cifar (3x3, no pool) or imagenet (7x7, pool). auto: cifar up to 64 pixels."""
     pretrained: bool = False
     """Start from torchvision's published weights (torchvision/NAME only; they are downloaded)."""
-    whiten: bool = False
-    """Set speednet's first layer so that it whitens patches of the training images, and leave it so."""
-    identity_init: bool = False
-    """Start 3x3 convolutions so that their first filters pass on what comes in, as far as there are filters."""
+    first_weights: FirstWeights = "drawn"
+    """identity: 3x3 convolutions first pass on what comes in; whitened: speednet's first layer whitens patches."""
 
     def __post_init__(self) -> None:
         require(self.width is None or self.width > 0, "--width is a number of channels: at least 1")
-        require(not self.whiten or self.model == "speednet", f"--whiten goes with speednet, not {self.model}")
-        given = self.pretrained and self.identity_init
-        require(not given, "--pretrained and --identity-init both set the first weights: give one of them")
+        fits = not self.whitened or self.model == "speednet"
+        require(fits, f"--first-weights {self.first_weights} goes with speednet, not {self.model}")
+        given = self.pretrained and self.first_weights != "drawn"
+        require(not given, "--pretrained and --first-weights both set the first weights: give one of them")
         if not self.model.startswith("torchvision/"):
             require(not self.pretrained, f"--pretrained goes with --model torchvision/NAME, not with {self.model}")
         else:
             require(self.width is None, "--width applies to our own networks: leave it out with torchvision/NAME")
             require(self.stem == "auto", "--stem applies to our own ResNets: leave it out with torchvision/NAME")
+
+    @property
+    def whitened(self) -> bool:
+        """Whether the first layer whitens patches of the training images."""
+        return self.first_weights in ("whitened", "both")
+
+    @property
+    def identity(self) -> bool:
+        """Whether convolutions first pass on what comes in."""
+        return self.first_weights in ("identity", "both")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +106,7 @@ class Augmentation:
     policy: Policy = "none"
     """torchvision's automatic augmentation, drawn anew for each image."""
     start_size: int | None = None
-    """Side of training images at first, pixels. Within 80 % of the run they grow to full size. None: full at once."""
+    """Side of training images at first, pixels. In 90 % of the run they grow to full size. None: they are it."""
 
     def __post_init__(self) -> None:
         require(self.crop_padding is None or self.crop_padding > 0, "--crop-padding is at least 1 pixel")

@@ -7,6 +7,7 @@ from typing import Literal
 
 from distrib.settings.refusing import require
 
+Comm = Literal["fp32", "bf16", "powersgd"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
@@ -28,6 +29,8 @@ class Compute:
     """Keep the memory of freed tensors for the next update: faster on CPUs with Linux, and nothing to others."""
     seed: int = 0
     """Seed of weights, order, augmentation and dropout."""
+    comm: Comm = "fp32"
+    """How processes send one another gradients. bf16: half the bytes; powersgd: approximated by thin factors."""
     exact: bool = False
     """The same weights, bit for bit, on any number of processes that divides --virtual-ranks."""
     virtual_ranks: int = 8
@@ -41,6 +44,7 @@ class Compute:
         power = self.virtual_ranks > 0 and self.virtual_ranks.bit_count() == 1
         require(power, f"--virtual-ranks {self.virtual_ranks} is no power of two: 1, 2, 4, 8, ...")
         require(self.exact or self.virtual_ranks == 8, "--virtual-ranks goes with --exact")
+        require(not self.exact or self.comm == "fp32", "--exact sends gradients as they are: leave --comm out")
         require(self.exact or not self.accept_inexact, "--accept-inexact goes with --exact")
         fp16_on_cpu = self.device == "cpu" and self.precision == "fp16"
         require(not fp16_on_cpu, "--precision fp16 needs a GPU: use bf16 or fp32 with --device cpu")

@@ -58,12 +58,12 @@ def blueprint(model: Model, *, classes: int, image_size: int) -> nn.Module:
 
 
 def start(network: nn.Module, model: Model) -> nn.Module:
-    """With ``--identity-init``, let the first filters of every 3x3 convolution pass on its input.
+    """With ``--first-weights identity``, let the first filters of every 3x3 convolution pass on its input.
 
     The others, where there are more filters than inputs, stay as they were drawn. Source:
     https://arxiv.org/abs/2404.00498.
     """
-    for layer in network.modules() if model.identity_init else ():
+    for layer in network.modules() if model.identity else ():
         if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3) and layer.groups == 1:
             nn.init.dirac_(layer.weight.detach()[: layer.in_channels])
     return network
@@ -72,7 +72,7 @@ def start(network: nn.Module, model: Model) -> nn.Module:
 def _options(model: Model, image_size: int) -> dict[str, Any]:
     options: dict[str, Any] = {} if model.width is None else {"width": model.width}
     if model.model == "speednet":
-        options["whiten"] = model.whiten
+        options["whiten"] = model.whitened
     if model.model in names.STEMMED:
         small = image_size <= LARGEST_CIFAR_STEM
         options["stem"] = model.stem if model.stem != "auto" else "cifar" if small else "imagenet"

@@ -63,7 +63,7 @@ CASES = {
     ),
     "no statistics": settings(data={"image_size": 32}, model={"model": "torchvision/squeezenet1_1", "width": None}),
     "muon": settings(
-        model={"model": "speednet", "whiten": True, "identity_init": True},
+        model={"model": "speednet", "first_weights": "both"},
         data={"image_size": 20},
         augmentation={"start_size": 16},
         optimization={"optimizer": "muon", "bias_lr": 2.0},

@@ -50,6 +50,9 @@ COMMANDS = {
     "distrib export runs/first --to safetensors": ("", 0),
     "distrib export runs/first --to hub-folder": ("", 0),
     "distrib predict runs/first/export/hub-folder tests/nine.png": ("", 0),
+    "distrib pack packed/digits --data digits --form raw": ("", 0),
+    "python distrib/train.py --data pack:packed/digits --model resnet20": ("--epochs 1 --width 8", 0),
+    "distrib pack packed/digits --check": ("", 0),
     "distrib models": ("", 0),
     "distrib models resnet18 --image-size 32": ("", 0),
 }
@@ -78,6 +81,7 @@ def test_the_command_does_what_the_readme_says(line, out):
     words = shlex.split(
         f"{line} {added}".replace("runs/", f"{out}/")
         .replace("said.", f"{out}/said.")
+        .replace("packed/", f"{out}/packed/")
         .replace("comparison.", f"{out}/c.")
     )
     done = run(words, expect=code, CUDA_VISIBLE_DEVICES="")

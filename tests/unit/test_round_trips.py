@@ -71,13 +71,13 @@ def optional(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 def models(draw: st.DrawFn) -> Model:
     if draw(st.booleans()):
         return Model(model=draw(TEXTS.map(names.TORCHVISION.__add__)), pretrained=draw(st.booleans()))
-    stem, whiten = draw(st.sampled_from(["auto", "cifar", "imagenet"])), draw(st.booleans())
+    stem = draw(st.sampled_from(["auto", "cifar", "imagenet"]))
+    first = draw(st.sampled_from(["drawn", "identity", "whitened", "both"]))
     return Model(
-        model="speednet" if whiten else draw(st.sampled_from(names.OWN)),
+        model="speednet" if first in ("whitened", "both") else draw(st.sampled_from(names.OWN)),
         width=draw(optional(COUNTS)),
         stem=stem,
-        whiten=whiten,
-        identity_init=draw(st.booleans()),
+        first_weights=first,
     )
 
 
@@ -168,6 +168,7 @@ def all_settings(draw: st.DrawFn) -> Settings:
             threads=draw(optional(COUNTS)),
             keep_pages=draw(st.booleans()),
             seed=draw(st.integers(0, 2**32 - 1)),
+            comm="fp32" if exact else draw(st.sampled_from(["fp32", "bf16", "powersgd"])),
             exact=exact,
             virtual_ranks=2 ** draw(st.integers(0, 12)) if exact else 8,
             accept_inexact=exact and draw(st.booleans()),

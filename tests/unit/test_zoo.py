@@ -250,16 +250,16 @@ def test_what_does_not_go_together():
         outline("simplecnn", image_size=7)
     with pytest.raises(SettingsError, match="speednet needs --image-size 16 or more"):
         outline("speednet", image_size=15)
-    with pytest.raises(SettingsError, match="--whiten goes with speednet, not resnet18"):
-        Model(model="resnet18", whiten=True)
-    with pytest.raises(SettingsError, match="--pretrained and --identity-init"):
-        Model(model="torchvision/resnet18", pretrained=True, identity_init=True)
+    with pytest.raises(SettingsError, match="--first-weights whitened goes with speednet, not resnet18"):
+        Model(model="resnet18", first_weights="whitened")
+    with pytest.raises(SettingsError, match="--pretrained and --first-weights"):
+        Model(model="torchvision/resnet18", pretrained=True, first_weights="identity")
 
 
 def test_whitened_patches_are_not_correlated():
     draw = torch.Generator().manual_seed(0)
     pixels = torch.nn.functional.avg_pool2d(torch.randn(64, 3, 34, 34, generator=draw), 3, 1)  # neighbours are alike
-    net = registry.build(Model(model="speednet", width=4, whiten=True), classes=3, image_size=32)
+    net = registry.build(Model(model="speednet", width=4, first_weights="whitened"), classes=3, image_size=32)
     assert not net.stem.weight.requires_grad
     net.stem.fit(pixels)
     out = (net.stem(pixels) - net.stem.bias[:, None, None]).detach().transpose(0, 1).flatten(1).double()
@@ -275,7 +275,7 @@ def test_whitened_patches_are_not_correlated():
 
 
 def test_an_identity_at_first_passes_on_what_comes_in():
-    net = registry.build(Model(model="resnet20", identity_init=True), classes=3, image_size=32)
+    net = registry.build(Model(model="resnet20", first_weights="identity"), classes=3, image_size=32)
     layer = net.layer2[0].conv1
     assert layer.out_channels == 2 * layer.in_channels
     images = torch.randn(2, 16, 8, 8)

@@ -1,0 +1,95 @@
+"""Gradients that DDP sends in fewer bytes: torch's hooks, and what a run needs to go on with them.
+
+PowerSGD (https://arxiv.org/abs/1905.13727) sends, of the gradient of each matrix of weights, two thin factors; what
+they leave out is added to the next gradient, by each process for itself. These remainders and the factors from which
+the next ones are computed are as much a part of a run's state as momentum is.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed import GradBucket  # type: ignore[attr-defined] # torch does not say that it exports it
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
+from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
+from torch.futures import Future
+from torch.nn.parallel import DistributedDataParallel
+
+from distrib.lifecycle.checkpoints import Tensors
+from distrib.lifecycle.processes import Processes
+from distrib.settings import Comm
+
+RANK = 4  # columns of a factor: 2 lost accuracy in the paper's larger networks, and 4 are still some hundredths
+WHOLE = 1000  # updates at first whose gradients are sent as they are, as torch advises; a tenth of a shorter run
+_KINDS = ("error", "p", "q")
+
+
+class PowerSGD:
+    """Approximates gradients by matrices of low rank."""
+
+    def __init__(self, network: DistributedDataParallel, updates: int) -> None:
+        self._state = PowerSGDState(
+            None,
+            matrix_approximation_rank=RANK,
+            start_powerSGD_iter=max(2, min(WHOLE, updates // 10)),
+            orthogonalization_epsilon=1e-8,  # gradients may vanish
+        )
+        network.register_comm_hook(self._state, _hook)
+
+    @property
+    def _memories(self) -> dict[str, dict[int, Tensor]]:
+        state = self._state
+        return dict(zip(_KINDS, (state.error_dict, state.p_memory_dict, state.q_memory_dict), strict=True))
+
+    def begin(self, update: int) -> None:
+        """The update with index ``update`` begins: it may be the first after a restart."""
+        self._state.iter = update
+
+    def tensors(self, processes: Processes) -> Tensors:
+        """Remainders and factors, (world, n) each, a row for each process. Every process must call it."""
+        found = {}
+        for kind, memory in self._memories.items():
+            for bucket, tensor in sorted(memory.items()):
+                found[f"{kind}/{bucket}"] = processes.stack(tensor).cpu()
+        return found
+
+    def load(self, tensors: Tensors, processes: Processes) -> None:
+        """Go back to those tensors. Where another number of processes wrote them, remainders begin at zero."""
+        for memory in self._memories.values():
+            memory.clear()
+        for name, rows in tensors.items():
+            kind, _, bucket = name.partition("/")
+            if len(rows) == processes.size:
+                self._memories[kind][int(bucket)] = rows[processes.rank].to(processes.device)
+
+
+def _hook(state: PowerSGDState, bucket: GradBucket) -> Future[Tensor]:
+    """Torch's hook; but an update that is not finite, and so will be left out, leaves nothing in what is remembered."""
+    index = bucket.index()
+    kept = [memory[index].clone() if index in memory else None for memory in (state.error_dict, state.q_memory_dict)]
+    return powerSGD_hook(state, bucket).then(partial(_undone, state, index, kept))
+
+
+def _undone(state: PowerSGDState, index: int, kept: list[Tensor | None], future: Future[Tensor]) -> Tensor:
+    gradients: Tensor = future.value()
+    if index not in state.error_dict:
+        return gradients  # sent as they are
+    fine = gradients.isfinite().all()
+    for memory, before in zip((state.error_dict, state.q_memory_dict), kept, strict=True):
+        memory[index] = torch.where(fine, memory[index], _first(memory[index]) if before is None else before)
+    return gradients
+
+
+def _first(tensor: Tensor) -> Tensor:
+    """What may stand in the place of a remainder or of factors of which there were none yet: noise of no size."""
+    return torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0)).to(tensor) * 1e-6
+
+
+def compress(network: DistributedDataParallel, comm: Comm, updates: int) -> PowerSGD | None:
+    """Let DDP send gradients as ``--comm`` asks, in a run of so many updates; return what has a state of its own."""
+    if comm == "bf16":
+        hook: Callable[[Any, GradBucket], Future[Tensor]] = bf16_compress_hook
+        network.register_comm_hook(None, hook)
+    return PowerSGD(network, updates) if comm == "powersgd" else None

@@ -1,0 +1,101 @@
+"""Gradients that are sent in fewer bytes."""
+
+import signal
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from distrib.learning.compression import PowerSGD
+from tests.launching import follow, hashes, journal, start_train, train, updates
+
+QUICK = ("--device", "cpu", "--precision", "fp32", "--data", "digits", "--model", "simplecnn", "--width", 8)
+QUICK = (*QUICK, "--batch-size", 64, "--epochs", 2, "--lr", 0.02)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run of two processes for each kind, which nothing interrupts."""
+    out = tmp_path_factory.mktemp("whole")
+    for comm in ("fp32", "bf16", "powersgd"):
+        train(*QUICK, "--comm", comm, "--out", out, "--name", comm, world=2)
+        start = next(record for record in journal(out / comm) if record.get("event") == "start")
+        assert start["world_size"] == 2
+    return out
+
+
+def losses(folder):
+    return [record["loss"] for record in updates(folder)]
+
+
+@pytest.mark.parametrize("comm", ["bf16", "powersgd"])
+def test_it_learns_about_the_same(whole, comm):
+    plain, sent = losses(whole / "fp32"), losses(whole / comm)
+    assert sent != plain
+    assert sum(sent[-5:]) == pytest.approx(sum(plain[-5:]), rel=0.02 if comm == "bf16" else 0.2)
+    assert sum(sent[-5:]) < 0.7 * sum(sent[:5])
+
+
+def test_powersgd_sends_the_first_tenth_as_it_is(whole):
+    plain, sent = losses(whole / "fp32"), losses(whole / "powersgd")
+    assert len(plain) == 44
+    assert sent[:5] == plain[:5]  # the loss of an update is that before it
+    assert sent[5] != plain[5]
+
+
+def test_an_interrupted_run_ends_with_the_same_bits(whole, tmp_path):
+    flags = (*QUICK, "--comm", "powersgd", "--log-every", 1, "--out", tmp_path, "--name", "parted")
+    process = start_train(*flags, world=2)
+    follow(process, tmp_path / "parted", lambda record: record.get("update", 0) >= 9)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=120)
+    assert 9 <= len(updates(tmp_path / "parted")) < 44
+    train(*flags, world=2)
+    assert hashes(tmp_path / "parted") == hashes(whole / "powersgd")
+    assert "compression.safetensors" in hashes(whole / "powersgd")
+
+
+def test_it_goes_on_with_another_number_of_processes(whole, tmp_path):
+    flags = (*QUICK, "--comm", "powersgd", "--log-every", 1, "--out", tmp_path, "--name", "alone")
+    process = start_train(*flags, world=2)
+    follow(process, tmp_path / "alone", lambda record: record.get("update", 0) >= 9)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=120)
+    done = train(*flags)
+    assert "the run was on 2 processes and is now on 1" in done.stdout
+    assert losses(tmp_path / "alone")[-1] < losses(tmp_path / "alone")[0]
+
+
+@pytest.fixture
+def alone(tmp_path):
+    """A process group of this process."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("bad", [2, 5])  # the first update that is approximated, and a later one
+def test_an_update_that_is_not_finite_leaves_no_trace(alone, bad):
+    torch.manual_seed(0)
+    network = DistributedDataParallel(nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64)))
+    sender = PowerSGD(network, updates=20)
+    images = torch.randn(9, 16, 64)
+    for update in range(9):
+        before = {kind: {at: tensor.clone() for at, tensor in kept.items()} for kind, kept in sender._memories.items()}
+        sender.begin(update)
+        factor = torch.nan if update == bad else 1.0
+        (network(images[update]).square().mean() * factor).backward()
+        network.zero_grad()
+        after = sender._memories
+        if update == bad and before["error"]:
+            assert all(torch.equal(after[kind][0], before[kind][0]) for kind in ("error", "q"))
+        if update >= 2:
+            assert all(after[kind][0].isfinite().all() for kind in ("error", "q"))
+    assert after["error"][0].abs().max() > 0
+
+
+def test_exact_goes_without(tmp_path):
+    done = train(*QUICK, "--exact", "--comm", "bf16", "--out", tmp_path, expect=2)
+    assert "--exact sends gradients as they are" in done.stderr
