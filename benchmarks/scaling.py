@@ -12,6 +12,7 @@ that is all but empty is measured, not shaped.
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -40,6 +41,22 @@ def here(rounds: int) -> None:
     for world, rates in found.items():
         shares = [rate / alone for rate, alone in zip(rates, found[1], strict=True)]
         print(f"{world} processes: {statistics.median(shares):.2f} of the rate undivided")
+
+    for world in (2, 4):
+        for comm in ("fp32", "bf16", "powersgd"):
+            step = taken_apart(world, comm)
+            hidden = max(step.compute + step.exchange - step.step, 0) / step.exchange
+            parts = f"computing alone {step.compute:.3f} s, exchange alone {step.exchange:.3f} s"
+            print(f"{world} processes, {comm}: step {step.step:.3f} s, {parts}, {hidden:.0%} of it hidden", flush=True)
+
+
+def taken_apart(world: int, comm: str) -> Step:
+    """A step of ResNet-18, with 128 images in all."""
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
+    told = run([*start, LOOPS / "ddp.py", "--batch", str(128 // world), "--comm", comm, "--updates", "5"])
+    found = re.search(r"{.*}", told)
+    assert found is not None, told
+    return Step(**json.loads(found[0]))
 
 
 def updates_per_second(world: int, batch: int = 128, updates: int = 12) -> float:
