@@ -65,7 +65,7 @@ def throughputs(network: str, rounds: int, *, peers: bool) -> list[Row]:
 
 def below(what: str, figure: float, most: float, unit: str) -> Row:
     """A figure that should be smaller."""
-    return Row(what, f"{figure:.3g} {unit}", f"< {most:g} {unit}", figure < most)
+    return Row(what, f"{figure:#.3g} {unit}", f"< {most:g} {unit}", figure < most)
 
 
 def decodings(rounds: int) -> list[Row]:

@@ -32,7 +32,7 @@ def numbers(folder):
 def test_killed_in_an_epoch_the_same_command_goes_on_bit_for_bit(uninterrupted, tmp_path, world):
     flags = (*FLAGS, "--out", tmp_path, "--name", "killed")
     process = start_train(*flags, world=world)
-    follow(process, tmp_path / "killed", lambda record: record.get("update", 0) >= 25)
+    follow(process, tmp_path / "killed", lambda record: record.get("event") == "checkpoint" and record["update"] >= 20)
     ranks = pids(tmp_path / "killed")
     assert set(ranks) == set(range(world))
     for pid in (*ranks.values(), process.pid):
