@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from distrib.learning.compression import compress
 from distrib.lifecycle.allocator import keep_pages
+from distrib.lifecycle.leaving import leave
 
 BUCKET = 25 * 2**20  # bytes of DDP's buckets, but for the first, which has 1 MiB
 FIRST = 2**20
@@ -42,7 +43,7 @@ def buckets(total: int, dtype: torch.dtype) -> list[torch.Tensor]:
     return [torch.zeros(size // 4, dtype=dtype) for size in sizes]
 
 
-def main() -> None:
+def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--network", default="resnet18")
@@ -55,7 +56,8 @@ def main() -> None:
     torch.set_num_threads(1)
     net = network(asked.network).to(memory_format=torch.channels_last).train()
     total = sum(4 * p.numel() for p in net.parameters())
-    parallel = DistributedDataParallel(net, gradient_as_bucket_view=True, broadcast_buffers=False)
+    parallel = DistributedDataParallel(net, gradient_as_bucket_view=True)
+    parallel.broadcast_buffers = False
     sender = compress(parallel, asked.comm, updates=0)
     images = torch.randn(asked.batch, 3, SIDE, SIDE).bfloat16().contiguous(memory_format=torch.channels_last)
     labels = torch.zeros(asked.batch, dtype=torch.int64)
@@ -90,7 +92,8 @@ def main() -> None:
     if dist.get_rank() == 0:
         print(json.dumps(found), flush=True)
     dist.destroy_process_group()
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    leave(main)

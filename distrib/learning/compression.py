@@ -69,7 +69,10 @@ def _hook(state: PowerSGDState, bucket: GradBucket) -> Future[Tensor]:
     """Torch's hook; but an update that is not finite, and so will be left out, leaves nothing in what is remembered."""
     index = bucket.index()
     kept = [memory[index].clone() if index in memory else None for memory in (state.error_dict, state.q_memory_dict)]
-    return powerSGD_hook(state, bucket).then(partial(_undone, state, index, kept))
+    future = powerSGD_hook(state, bucket)
+    if not bucket.buffer().is_cuda:
+        future.wait()  # gloo's threads would send those of two buckets in another order on each process, and it aborts
+    return future.then(partial(_undone, state, index, kept))
 
 
 def _undone(state: PowerSGDState, index: int, kept: list[Tensor | None], future: Future[Tensor]) -> Tensor:
