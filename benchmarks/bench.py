@@ -68,10 +68,16 @@ def below(what: str, figure: float, most: float, unit: str) -> Row:
     return Row(what, f"{figure:#.3g} {unit}", f"< {most:g} {unit}", figure < most)
 
 
+def real(name: str) -> Path | None:
+    """The folder of real images of that name, if it is there."""
+    folder = Path(os.environ.get("DISTRIB_DATA", "absent")).absolute() / name
+    return folder if folder.is_dir() else None
+
+
 def decodings(rounds: int) -> list[Row]:
     """Photographs decoded, or read from a pack, against torchvision's transforms.v2."""
-    folder = Path(os.environ.get("DISTRIB_DATA", "absent")).absolute() / "imagenet_sample"
-    if not folder.is_dir():
+    folder = real("imagenet_sample")
+    if folder is None:
         return []
     found = decoding.compare(folder, rounds)
     rows = [Row(name, str(times), "", met=True) for name, times in found.items() if name not in DECODING]
@@ -80,8 +86,8 @@ def decodings(rounds: int) -> list[Row]:
 
 def records(seeds: int) -> list[Row]:
     """The record recipe against airbench's."""
-    folder = Path(os.environ.get("DISTRIB_DATA", "absent")).absolute() / "cifar10"
-    if not folder.is_dir():
+    folder = real("cifar10")
+    if folder is None:
         return []
     ours, theirs, ratios = record.compare(folder, seeds)
     return [

@@ -28,21 +28,15 @@ class Ratio:
         return f"{self.median:.2f} ({low:.2f} to {high:.2f})"
 
 
-def by_turns(contestants: dict[str, Measure], rounds: int) -> dict[str, list[float]]:
-    """What each contestant measured in each round; the order is turned round every time."""
-    found: dict[str, list[float]] = {name: [] for name in contestants}
-    for number in range(rounds):
-        for name in list(contestants)[:: -1 if number % 2 else 1]:
-            found[name].append(contestants[name]())
-            print(f"  round {number + 1}: {name} {found[name][-1]:,.4g}", flush=True)
-    return found
-
-
 def against(ours: Measure, others: dict[str, Measure], rounds: int) -> dict[str, Ratio]:
     """How many times each of the others we are; we are measured anew next to each, as minutes later all may be else."""
     found: dict[str, list[float]] = {name: [] for name in others}
     for number in range(rounds):
         for name, other in others.items():
-            turns = by_turns({"ours": ours, name: other} if number % 2 else {name: other, "ours": ours}, 1)
-            found[name].append(turns["ours"][0] / turns[name][0])
+            pair = [("ours", ours), (name, other)]
+            rates = {}
+            for who, measure in pair if number % 2 else reversed(pair):
+                rates[who] = measure()
+                print(f"  round {number + 1}: {who} {rates[who]:,.4g}", flush=True)
+            found[name].append(rates["ours"] / rates[name])
     return {name: Ratio(ratios) for name, ratios in found.items()}

@@ -15,6 +15,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 BACKWARD = 2 / 3  # of the computing: twice the multiplications of the forward pass
@@ -80,22 +81,12 @@ def fit(measured: list[tuple[int, Step]]) -> Model:
 
     Efficiency and latency come from the exchanges alone, the drag from whole steps.
     """
-    # exchange = a + b / bandwidth, weighted so that relative errors count alike.
+    # exchange = constant + slope * sent / bandwidth; each row divided by what was measured, so that shares count alike.
     rows = [(1 / step.exchange, step.sent / (megabits * 1e6 / 8) / step.exchange) for megabits, step in measured]
-    aa, ab, bb = (sum(x * y for x, y in zip(left, right, strict=True)) for left, right in pairs(rows))
-    a1, b1 = (sum(column) for column in zip(*rows, strict=True))
-    determinant = aa * bb - ab * ab
-    constant, slope = (a1 * bb - b1 * ab) / determinant, (aa * b1 - ab * a1) / determinant
-    rounds = 2 * measured[0][1].buckets
-    base = Model(efficiency=1 / slope, latency=max(constant, 0) / rounds, drag=0)
-    candidates = [Model(base.efficiency, base.latency, share / 100) for share in range(0, 201, 5)]
+    constant, slope = np.linalg.lstsq(np.array(rows), np.ones(len(rows)))[0].tolist()
+    efficiency, latency = 1 / slope, max(constant, 0) / (2 * measured[0][1].buckets)
+    candidates = [Model(efficiency, latency, share / 100) for share in range(0, 201, 5)]
     return min(candidates, key=lambda model: misfit(model, measured))
-
-
-def pairs(rows: list[tuple[float, float]]) -> list[tuple[tuple[float, ...], tuple[float, ...]]]:
-    """The columns of two, each with each."""
-    first, second = zip(*rows, strict=True)
-    return [(first, first), (first, second), (second, second)]
 
 
 def misfit(model: Model, measured: list[tuple[int, Step]]) -> float:

@@ -42,7 +42,7 @@ from distrib.settings import Compute, Settings, SettingsError
 from distrib.zoo import registry
 from distrib.zoo.speednet import SpeedNet
 
-WHITENED = 5000  # training images whose patches are whitened by
+WHITENED = 5000  # training images, to whose patches --first-weights whitened fits
 
 
 def resolve(settings: Settings, processes: Processes) -> Settings:

@@ -5,9 +5,7 @@ they leave out is added to the next gradient, by each process for itself. These 
 the next ones are computed are as much a part of a run's state as momentum is.
 """
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +19,7 @@ from distrib.lifecycle.checkpoints import Tensors
 from distrib.lifecycle.processes import Processes
 from distrib.settings import Comm
 
-RANK = 4  # columns of a factor: 2 lost accuracy in the paper's larger networks, and 4 are still some hundredths
+RANK = 4  # columns of a factor, of those that the paper tries
 WHOLE = 1000  # updates at first whose gradients are sent as they are, as torch advises; a tenth of a shorter run
 _KINDS = ("error", "p", "q")
 
@@ -93,6 +91,5 @@ def _first(tensor: Tensor) -> Tensor:
 def compress(network: DistributedDataParallel, comm: Comm, updates: int) -> PowerSGD | None:
     """Let DDP send gradients as ``--comm`` asks, in a run of so many updates; return what has a state of its own."""
     if comm == "bf16":
-        hook: Callable[[Any, GradBucket], Future[Tensor]] = bf16_compress_hook
-        network.register_comm_hook(None, hook)
+        network.register_comm_hook(None, bf16_compress_hook)
     return PowerSGD(network, updates) if comm == "powersgd" else None

@@ -42,6 +42,8 @@ class Exact:
     goes on.
     """
 
+    compression = None
+
     def __init__(self, network: nn.Module, processes: Processes, virtual_ranks: int) -> None:
         # As for evaluation: that leaves out DDP, and nothing else.
         self.network = processes.accelerator.prepare_model(network, evaluation_mode=True)
@@ -62,8 +64,6 @@ class Exact:
         if processes.size > 1:
             for tensor in (*network.parameters(), *self._buffers):
                 dist.broadcast(tensor.detach(), 0)
-
-    compression = None
 
     def begin(self, _: int) -> None:
         """Remember the statistics that every share starts from."""
