@@ -1,13 +1,16 @@
 """Starts the project's own commands as a user would: as processes."""
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -51,12 +54,32 @@ def command(script: Path, world: int) -> list[str]:
 def run(
     arguments: list[str], *, expect: int = 0, timeout: float = TIMEOUT, **changes: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command from the repository's root to its end."""
-    done = subprocess.run(
-        arguments, cwd=ROOT, env=environment(**changes), capture_output=True, text=True, timeout=timeout, check=False
+    """Run a command from the repository's root to its end; one that takes too long says first where it hangs."""
+    process = subprocess.Popen(
+        arguments,
+        cwd=ROOT,
+        env=environment(PYTHONFAULTHANDLER="1", **changes),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
+    try:
+        output = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        abort(process)
+        stdout, stderr = process.communicate()
+        raise AssertionError(f"not ended after {timeout} s: {arguments}\n{stdout}\n{stderr}") from None
+    done = subprocess.CompletedProcess(arguments, process.returncode, *output)
     assert done.returncode == expect, f"exit {done.returncode}, not {expect}\n{done.stdout}\n{done.stderr}"
     return done
+
+
+def abort(process: subprocess.Popen[str]) -> None:
+    """End a command and all that it started, each with the stacks of its threads: PYTHONFAULTHANDLER has them shown."""
+    started = psutil.Process(process.pid).children(recursive=True)
+    for each in [*reversed(started), process]:  # nobody first who would end those that he started
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.send_signal(signal.SIGABRT)
 
 
 def train(
