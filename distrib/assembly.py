@@ -18,6 +18,7 @@ from distrib.insight.reporter import Reporter, write_report
 from distrib.insight.telling import closing_text, header
 from distrib.insight.tracking import Tracker, mode
 from distrib.learning.averaging import WeightAverage
+from distrib.learning.convolution import by_products, multiplies_in_tiles
 from distrib.learning.engine import Trainer
 from distrib.learning.exact import Exact
 from distrib.learning.optimizers import make_optimizer
@@ -143,6 +144,8 @@ def make_network(settings: Settings, feed: Feed, device: torch.device, *, fresh:
         # In place: the module, its parameters and their names stay as they are. One graph for each shape: one for all
         # would depend on which shape came first, and so on where the run was interrupted.
         network.compile(dynamic=False)
+    elif device.type == "cpu" and settings.compute.channels_last and multiplies_in_tiles():
+        by_products(network)
     return network
 
 

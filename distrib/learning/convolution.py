@@ -1,0 +1,116 @@
+"""Convolutions whose gradients are matrix products, where few places are left of an image.
+
+On CPUs that multiply bf16 matrices in tiles (AMX), oneDNN takes most of a backward pass for the gradients of weights:
+those of 512 filters over 4x4 places take it three times as long as the forward pass. Laid out as one matrix, all that
+the filters saw is multiplied with the gradients of what they said, a quarter of that time. The more places, the more
+there is to lay out. Figures for each shape: docs/performance.md.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.grad import conv2d_input
+
+PLACES = 36  # of an output, up to which weights' gradients are faster so
+DEEP = 512  # channels, from which on those of the images are, too
+
+Pair = tuple[int, int]  # vertical, horizontal
+
+
+def patches(images: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
+    """What a convolution sees at each place, a row for each: (N, C, H, W) to (N * places, height * width * C)."""
+    (height, width), (down, right), channels = kernel, stride, images.shape[1]
+    padded = F.pad(images, (padding[1], padding[1], padding[0], padding[0]))
+    lines = padded.permute(0, 2, 3, 1).flatten(2)  # (N, H, W * C): a line of a patch lies in one piece
+    windows = lines.unfold(2, width * channels, right * channels).unfold(1, height, down)
+    return windows.permute(0, 1, 2, 4, 3).reshape(-1, height * width * channels)
+
+
+class _Products(torch.autograd.Function):
+    """A convolution as PyTorch computes it, with gradients as :func:`patches` allow."""
+
+    @staticmethod
+    def forward(
+        context: Any, images: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair
+    ) -> Tensor:
+        context.save_for_backward(images, weight)
+        context.stride, context.padding = stride, padding
+        return F.conv2d(images, weight, bias, stride, padding)
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        images, weight = context.saved_tensors
+        for_images, for_weight, for_bias = context.needs_input_grad[:3]
+        stride, padding = context.stride, context.padding
+        return (
+            _of_images(images.shape, weight, gradient, stride, padding) if for_images else None,
+            _of_weight(images, weight.shape, gradient, stride, padding) if for_weight else None,
+            gradient.sum((0, 2, 3)) if for_bias else None,
+            None,
+            None,
+        )
+
+
+def _of_weight(images: Tensor, shape: torch.Size, gradient: Tensor, stride: Pair, padding: Pair) -> Tensor:
+    outputs, inputs, height, width = shape
+    told = gradient.permute(0, 2, 3, 1).reshape(-1, outputs)
+    seen = patches(images, (height, width), stride, padding)
+    return (told.T @ seen).view(outputs, height, width, inputs).permute(0, 3, 1, 2)
+
+
+def _of_images(shape: torch.Size, weight: Tensor, gradient: Tensor, stride: Pair, padding: Pair) -> Tensor:
+    outputs, inputs, height, width = weight.shape
+    if outputs < DEEP or stride != (1, 1):
+        return conv2d_input(shape, weight, gradient, stride, padding)
+    # A convolution of the gradients, with the filters turned around.
+    seen = patches(gradient, (height, width), stride, (height - 1 - padding[0], width - 1 - padding[1]))
+    turned = weight.flip(2, 3).permute(2, 3, 0, 1).reshape(-1, inputs)
+    return (seen @ turned).view(shape[0], *shape[2:], inputs).permute(0, 3, 1, 2)
+
+
+class SmallConvolution(nn.Conv2d):
+    """A convolution that learns by matrix products where its output is small; what it returns is the same."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return (N, outputs, H', W') for (N, inputs, H, W)."""
+        stride: Pair = self.stride  # type: ignore[assignment] # torch says: any number of them
+        padding: Pair = self.padding  # type: ignore[assignment] # :func:`suits` refuses names
+        sides = [
+            (side + 2 * pad - kernel) // step + 1
+            for side, pad, kernel, step in zip(images.shape[2:], padding, self.kernel_size, stride, strict=True)
+        ]
+        learns = torch.is_grad_enabled() and autocast() is torch.bfloat16
+        if not learns or sides[0] * sides[1] > PLACES:
+            return super().forward(images)
+        bias = None if self.bias is None else self.bias.bfloat16()
+        out: Tensor = _Products.apply(images.bfloat16(), self.weight.bfloat16(), bias, stride, padding)
+        return out
+
+
+def autocast() -> torch.dtype | None:
+    """What convolutions on a CPU are computed in here, if not in the type of what they are given."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+
+
+def multiplies_in_tiles() -> bool:
+    """Whether this CPU multiplies bf16 matrices in tiles, without which its products are no faster."""
+    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
+
+
+def by_products(network: nn.Module) -> None:
+    """Let the convolutions of a network in channels_last learn so. Modules, parameters and their names stay."""
+    for module in network.modules():
+        if type(module) is nn.Conv2d and suits(module):
+            module.__class__ = SmallConvolution
+
+
+def suits(convolution: nn.Conv2d) -> bool:
+    """Whether its patches are what :func:`patches` makes."""
+    if isinstance(convolution.padding, str) or convolution.padding_mode != "zeros" or convolution.groups > 1:
+        return False
+    inside = all(pad < kernel for pad, kernel in zip(convolution.padding, convolution.kernel_size, strict=True))
+    return inside and set(convolution.dilation) == {1}

@@ -1,0 +1,109 @@
+"""Gradients of convolutions as matrix products: the same as PyTorch's, but for the rounding of bf16."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from distrib.learning import convolution
+from distrib.learning.convolution import DEEP, SmallConvolution, by_products, patches
+
+CASES = {
+    "3x3": (nn.Conv2d(8, 16, 3, padding=1), 5),
+    "without a margin": (nn.Conv2d(8, 16, 3), 6),
+    "stride": (nn.Conv2d(8, 16, 3, stride=2, padding=1, bias=False), 7),
+    "1x1": (nn.Conv2d(8, 16, 1, stride=2, bias=False), 8),
+    "oblong": (nn.Conv2d(8, 16, (1, 5), stride=(2, 1), padding=(0, 2)), 5),
+    "deep": (nn.Conv2d(8, DEEP, 3, padding=1, bias=False), 4),
+    "deep and 1x1": (nn.Conv2d(8, DEEP, 1), 4),
+    "deep without a margin": (nn.Conv2d(8, DEEP, (3, 2)), 4),
+    "deep with a stride": (nn.Conv2d(8, DEEP, 3, stride=2, padding=1), 4),
+    "one place": (nn.Conv2d(8, 16, 3, padding=1), 1),
+}
+
+
+def learned(layer: nn.Conv2d, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """What it returns, and the gradients of the images and of its parameters."""
+    images = images.clone().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = layer(images)
+    weights = torch.linspace(-1, 1, out.numel()).view(out.shape).to(memory_format=torch.channels_last)
+    (out.float() * weights).sum().backward()
+    return out, [images.grad, *(parameter.grad for parameter in layer.parameters())]
+
+
+def both(layer: nn.Conv2d) -> tuple[nn.Conv2d, nn.Conv2d]:
+    """The layer as PyTorch's, and as ours."""
+    theirs = copy.deepcopy(layer).to(memory_format=torch.channels_last)
+    ours = copy.deepcopy(theirs)
+    by_products(ours)
+    assert type(ours) is SmallConvolution
+    return theirs, ours
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradients_are_those_of_pytorch_and_outputs_are_its_own(name, monkeypatch):
+    layer, side = CASES[name]
+    used = []
+    monkeypatch.setattr(convolution, "patches", lambda *a: used.append(a) or patches(*a))
+    images = torch.randn(3, 8, side, side, generator=torch.Generator().manual_seed(0))
+    theirs, ours = both(layer)
+    expected, gradients = learned(theirs, images.to(memory_format=torch.channels_last))
+    out, found = learned(ours, images.to(memory_format=torch.channels_last))
+    assert torch.equal(out, expected)
+    assert len(used) == (2 if ours.out_channels >= DEEP and ours.stride == (1, 1) else 1)
+    for mine, other in zip(found, gradients, strict=True):
+        assert mine.dtype == other.dtype
+        assert mine.shape == other.shape
+        torch.testing.assert_close(mine, other, rtol=0.02, atol=0.01 * other.abs().max().item())
+        assert (mine - other).norm() < 0.005 * other.norm()
+
+
+def test_gradients_lie_in_memory_as_their_weights_do():
+    _, ours = both(nn.Conv2d(8, 16, 3, padding=1))
+    learned(ours, torch.randn(2, 8, 4, 4))
+    assert ours.weight.grad.stride() == ours.weight.stride()
+
+
+@pytest.mark.parametrize("reason", ["large", "fp32", "evaluation"])
+def test_elsewhere_it_is_pytorchs_convolution(reason, monkeypatch):
+    monkeypatch.setattr(convolution, "_Products", None)
+    theirs, ours = both(nn.Conv2d(8, 16, 3, padding=1))
+    images = torch.randn(2, 8, *(2 * [7 if reason == "large" else 6]))
+    with torch.set_grad_enabled(reason != "evaluation"), torch.autocast("cpu", enabled=reason != "fp32"):
+        assert torch.equal(ours(images), theirs(images))
+        if reason != "evaluation":
+            ours(images).sum().backward()
+            assert ours.weight.grad is not None
+
+
+def test_frozen_weights_get_no_gradient():
+    _, ours = both(nn.Conv2d(8, 16, 3, padding=1))
+    ours.weight.requires_grad_(False)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours(torch.randn(2, 8, 4, 4)).sum().backward()
+    assert ours.weight.grad is None
+    assert ours.bias.grad is not None
+
+
+def test_what_has_no_such_patches_is_left_alone():
+    left = nn.Sequential(
+        nn.Conv2d(8, 8, 3, groups=2),
+        nn.Conv2d(8, 8, 3, dilation=2),
+        nn.Conv2d(8, 8, 3, padding="same"),
+        nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"),
+        nn.Conv2d(8, 8, 1, padding=1),
+        nn.ConvTranspose2d(8, 8, 3),
+    )
+    names = list(left.state_dict())
+    by_products(left)
+    assert not any(isinstance(module, SmallConvolution) for module in left)
+    assert list(left.state_dict()) == names
+
+
+def test_patches_hold_what_each_place_sees():
+    images = torch.arange(2 * 3 * 5 * 4, dtype=torch.float32).view(2, 3, 5, 4).to(memory_format=torch.channels_last)
+    found = patches(images, (3, 2), (2, 1), (1, 0))
+    expected = nn.functional.unfold(images, (3, 2), padding=(1, 0), stride=(2, 1))  # (N, C * 6, places)
+    assert torch.equal(found.view(2, 9, 6, 3), expected.view(2, 3, 6, 9).permute(0, 3, 2, 1))
