@@ -47,22 +47,24 @@ class _Products(torch.autograd.Function):
         for_images, for_weight, for_bias = context.needs_input_grad[:3]
         stride, padding = context.stride, context.padding
         return (
-            _of_images(images.shape, weight, gradient, stride, padding) if for_images else None,
-            _of_weight(images, weight.shape, gradient, stride, padding) if for_weight else None,
+            of_images(images.shape, weight, gradient, stride, padding) if for_images else None,
+            of_weight(images, weight.shape, gradient, stride, padding) if for_weight else None,
             gradient.sum((0, 2, 3)) if for_bias else None,
             None,
             None,
         )
 
 
-def _of_weight(images: Tensor, shape: torch.Size, gradient: Tensor, stride: Pair, padding: Pair) -> Tensor:
+def of_weight(images: Tensor, shape: torch.Size, gradient: Tensor, stride: Pair, padding: Pair) -> Tensor:
+    """The gradient of a convolution's weights."""
     outputs, inputs, height, width = shape
     told = gradient.permute(0, 2, 3, 1).reshape(-1, outputs)
     seen = patches(images, (height, width), stride, padding)
     return (told.T @ seen).view(outputs, height, width, inputs).permute(0, 3, 1, 2)
 
 
-def _of_images(shape: torch.Size, weight: Tensor, gradient: Tensor, stride: Pair, padding: Pair) -> Tensor:
+def of_images(shape: torch.Size, weight: Tensor, gradient: Tensor, stride: Pair, padding: Pair) -> Tensor:
+    """The gradient of a convolution's images."""
     outputs, inputs, height, width = weight.shape
     if outputs < DEEP or stride != (1, 1):
         return conv2d_input(shape, weight, gradient, stride, padding)
