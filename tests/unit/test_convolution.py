@@ -1,13 +1,16 @@
 """Gradients of convolutions as matrix products: the same as PyTorch's, but for the rounding of bf16."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from distrib import assembly
 from distrib.learning import convolution
 from distrib.learning.convolution import DEEP, SmallConvolution, by_products, patches
+from distrib.settings import Compute, Model, Settings
 
 CASES = {
     "3x3": (nn.Conv2d(8, 16, 3, padding=1), 5),
@@ -107,3 +110,24 @@ def test_patches_hold_what_each_place_sees():
     found = patches(images, (3, 2), (2, 1), (1, 0))
     expected = nn.functional.unfold(images, (3, 2), padding=(1, 0), stride=(2, 1))  # (N, C * 6, places)
     assert torch.equal(found.view(2, 9, 6, 3), expected.view(2, 3, 6, 9).permute(0, 3, 2, 1))
+
+
+@pytest.mark.parametrize(
+    ("tiles", "compute", "expected"),
+    [
+        (True, {}, True),
+        (False, {}, False),
+        (True, {"channels_last": False}, False),
+        (True, {"compile": True}, False),
+    ],
+)
+def test_a_run_learns_so_where_it_is_faster(tiles, compute, expected, monkeypatch):
+    monkeypatch.setattr(assembly, "multiplies_in_tiles", lambda: tiles)
+    settings = Settings(model=Model(model="simplecnn", width=4), compute=Compute(**compute))
+    feed = SimpleNamespace(
+        preprocessing=SimpleNamespace(size=16, classes=("cat", "dog")), growth=SimpleNamespace(first=16)
+    )
+    network = assembly.make_network(settings, feed, torch.device("cpu"), fresh=True)
+    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    assert convolutions
+    assert [type(module) is SmallConvolution for module in convolutions] == [expected] * len(convolutions)
