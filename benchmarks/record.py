@@ -18,7 +18,6 @@ from interleaved import Ratio
 from throughput import LOOPS, ROOT, run
 
 RECIPE = ROOT / "configs/cifar10_record.yaml"
-BATCH = 2000  # of the recipe
 
 
 class Training(NamedTuple):
@@ -28,14 +27,19 @@ class Training(NamedTuple):
     top1: float
 
 
-def ours(folder: Path, seed: int, *changes: str) -> Training:
-    """Seconds and accuracy of the command with our recipe, and flags that change it."""
+def train(config: Path, folder: Path, out: Path, *flags: object) -> Training:
+    """Seconds and accuracy of the command with a recipe, and flags that change it; the run is ``out``/run."""
+    common = ["--data", f"hf:{folder}", "--wandb", "off", "--no-report", "--out", out, "--name", "run"]
+    run([sys.executable, ROOT / "distrib/train.py", "--config", config, *common, *flags])
+    lines = map(json.loads, (out / "run/metrics.jsonl").read_text().splitlines())
+    epochs = [record for record in lines if record["kind"] == "epoch"]
+    return Training(sum(epoch["seconds"] for epoch in epochs), epochs[-1]["test_top1"])
+
+
+def ours(folder: Path, seed: int, *flags: object) -> Training:
+    """Seconds and accuracy of our recipe, and flags that change it."""
     with tempfile.TemporaryDirectory() as out:
-        flags = ["--data", f"hf:{folder}", "--seed", str(seed), "--wandb", "off", "--no-report", "--out", out, *changes]
-        run([sys.executable, ROOT / "distrib/train.py", "--config", RECIPE, *flags, "--name", "run"])
-        records = [json.loads(line) for line in (Path(out) / "run/metrics.jsonl").read_text().splitlines()]
-    seconds = sum(BATCH / record["images_per_second"] for record in records if record["kind"] == "update")
-    return Training(seconds, [record["test_top1"] for record in records if record["kind"] == "epoch"][-1])
+        return train(RECIPE, folder, Path(out), "--seed", seed, *flags)
 
 
 def theirs(folder: Path, seed: int) -> Training:

@@ -84,7 +84,7 @@ def loop(script: str, name: str, work: Work, precision: str = "fp32", folder: Pa
     return float(found[1])
 
 
-def run(command: list[str | Path]) -> str:
+def run(command: list[object]) -> str:
     """What a command prints; it must succeed."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(  # noqa: S603
