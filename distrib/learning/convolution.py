@@ -2,8 +2,8 @@
 
 On CPUs that multiply bf16 matrices in tiles (AMX), oneDNN takes most of a backward pass for the gradients of weights:
 those of 512 filters over 4x4 places take it three times as long as the forward pass. Laid out as one matrix, all that
-the filters saw is multiplied with the gradients of what they said, a quarter of that time. The more places, the more
-there is to lay out. Figures for each shape: docs/performance.md.
+the filters saw is multiplied with the gradients of their outputs, in about a third of that time. The more places, the
+more there is to lay out. Figures for each shape: docs/performance.md.
 """
 
 from typing import Any
@@ -85,17 +85,13 @@ class SmallConvolution(nn.Conv2d):
             (side + 2 * pad - kernel) // step + 1
             for side, pad, kernel, step in zip(images.shape[2:], padding, self.kernel_size, stride, strict=True)
         ]
-        learns = torch.is_grad_enabled() and autocast() is torch.bfloat16
+        rounded = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") is torch.bfloat16
+        learns = torch.is_grad_enabled() and rounded
         if not learns or sides[0] * sides[1] > PLACES:
             return super().forward(images)
         bias = None if self.bias is None else self.bias.bfloat16()
         out: Tensor = _Products.apply(images.bfloat16(), self.weight.bfloat16(), bias, stride, padding)
         return out
-
-
-def autocast() -> torch.dtype | None:
-    """What convolutions on a CPU are computed in here, if not in the type of what they are given."""
-    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
 
 
 def multiplies_in_tiles() -> bool:
