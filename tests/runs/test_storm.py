@@ -60,7 +60,8 @@ class Storm:
         place = ("--out", self.folder.parent, "--name", self.folder.name, "--wandb", "offline")
         process = start_train(*flags, *place, world=self.world)
         try:
-            if self.arrived(process, aim) and self.kill(process):
+            if self.arrived(process, aim):
+                self.kill(process)
                 self.killed.append((aim, self.reached()[0]))
         finally:
             process.stdout.close()
@@ -81,20 +82,18 @@ class Storm:
 
     def is_at(self, aim, target):
         """Whether the run is at what is aimed at; for an update, beyond ``target``."""
+        if len(pids(self.folder)) < self.world:  # what is seen now is of a process before
+            return False
         if aim == "start":
-            return len(pids(self.folder)) == self.world
+            return True
         if aim == "save":
             return any((self.folder / "checkpoints").glob(".partial-*"))
         update, epochs = self.reached()
         return update >= target if aim == "update" else update == (epochs + 1) * PER_EPOCH
 
     def kill(self, process):
-        """Kill one rank, and so all, or all at once; whether they were still there."""
-        ranks = []
-        while len(ranks) < self.world:  # a heartbeat that is just being written can't be read
-            if process.poll() is not None:
-                return False
-            ranks = list(pids(self.folder).values())
+        """Kill one rank, and so all, or all at once."""
+        ranks = list(pids(self.folder).values())
         victims = ranks if self.draws.random() < 0.5 else [self.draws.choice(ranks)]
         for pid in victims:
             with contextlib.suppress(ProcessLookupError):
@@ -102,7 +101,6 @@ class Storm:
         if len(victims) == len(ranks):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-        return True
 
     def reached(self):
         """The last update and the number of epochs in the journal."""
