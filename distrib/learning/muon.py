@@ -60,7 +60,10 @@ class Muon(SGD):
             scale = torch.where(bad.bool(), 1.0, scale)
         buffer.copy_(moved)
         weight.mul_(scale)
-        gradient.copy_(orthogonal(ahead.flatten(1), self._dtype).view_as(weight))
+        # Columns of any order are turned alike. In that of memory they are a matrix without a copy.
+        order = (0, 2, 3, 1) if weight.is_contiguous(memory_format=torch.channels_last) else (0, 1, 2, 3)
+        rows = gradient.permute(order)
+        rows.copy_(orthogonal(ahead.permute(order).flatten(1), self._dtype).view_as(rows))
 
 
 def orthogonal(matrix: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.nn.functional import interpolate
 
 from distrib.images.growth import Growth
 from distrib.settings import Augmentation, SettingsError
@@ -27,6 +28,12 @@ def test_images_shrink_to_means_of_what_they_cover() -> None:
     assert growth()(flat, 0).unique().tolist() == [201]
     means = (images.float().mean((1, 2)) - small.float().mean((1, 2))).abs()
     assert means.max() < 3
+
+
+def test_bytes_shrink_as_floats_do() -> None:
+    images = torch.randint(0, 256, (5, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    floats = interpolate(images.permute(0, 3, 1, 2).float(), 24, mode="bilinear", antialias=True).permute(0, 2, 3, 1)
+    assert (growth()(images, 0) - floats).abs().max() <= 1
 
 
 def test_images_do_not_begin_larger_than_they_are() -> None:

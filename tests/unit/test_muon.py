@@ -25,7 +25,7 @@ def made(net: nn.Module, **settings: Any) -> Muon:
 def gradients(net: nn.Module, seed: int) -> None:
     draw = torch.Generator().manual_seed(seed)
     for parameter in net.parameters():
-        parameter.grad = torch.randn(parameter.shape, generator=draw)
+        parameter.grad = torch.empty_like(parameter).copy_(torch.randn(parameter.shape, generator=draw))
 
 
 @pytest.mark.parametrize("shape", [(8, 20), (20, 8), (64, 64)])
@@ -56,8 +56,9 @@ def by_hand(weight: Tensor, grads: list[Tensor], lr: float, momentum: float) -> 
     return weight
 
 
-def test_filters_move_by_muon_and_the_rest_by_sgd() -> None:
-    net, other = network(), network()
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_filters_move_by_muon_and_the_rest_by_sgd(memory: torch.memory_format) -> None:
+    net, other = network().to(memory_format=memory), network()  # type: ignore[call-overload]
     optimizer = made(net, weight_decay=0.01)
     sgd = make_optimizer(other, Optimization(lr=0.2, momentum=0.6, nesterov=True, weight_decay=0.01))
     first, seen = net[0].weight.detach().clone(), []
