@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from distrib.images.hashing import MASK, key, mix
+from distrib.images.hashing import key, mix
 from distrib.settings import SettingsError
 
 Indices = npt.NDArray[np.int64]
@@ -22,12 +22,10 @@ _ORDER = 1  # purpose of the key: order
 def permutation(seed: int, epoch: int, images: int) -> Indices:
     """The order in which epoch ``epoch`` (from 0) visits ``images`` images: (images,) int64.
 
-    Images are sorted by a 64-bit hash of their index, which does not depend on a library's shuffling algorithm.
+    Images are sorted by a hash of their index, which does not depend on a library's shuffling algorithm. The hash is
+    one to one, so no two images of the first 2**32 tie, and any way of sorting gives this order.
     """
-    index = np.arange(images, dtype=np.int64)
-    folded = key(seed, epoch, _ORDER)
-    high, low = mix(index ^ folded), mix((index + key(folded)) & MASK)
-    order = np.lexsort((low, high))
+    order: Indices = np.argsort(mix(np.arange(images, dtype=np.int64) ^ key(seed, epoch, _ORDER)))
     order.flags.writeable = False
     return order
 

@@ -17,7 +17,7 @@ from distrib.images.order import Indices
 
 Labels = npt.NDArray[np.int64]
 
-_AT_ONCE = 4096  # images hashed at a time, so that no second copy of them all is made
+_AT_ONCE = 4096  # images, or their names, hashed at a time, so that no second copy of them all is made
 
 
 class Split(Protocol):
@@ -116,8 +116,11 @@ class FileSplit:
         """Of names, such as cat/0001.jpg, and labels: to ask for the sizes of a million files would take minutes."""
         digest = digest_of("files", len(self.names), self.labels)
         classes = [folder.name for folder in self.folders]
-        files = (f"{classes[label]}/{name}" for label, name in zip(self.labels.tolist(), self.names, strict=True))
-        digest.update(b"\0".join(map(os.fsencode, files)))
+        for start in range(0, len(self.names), _AT_ONCE):
+            some = slice(start, start + _AT_ONCE)
+            pairs = zip(self.labels[some].tolist(), self.names[some], strict=True)
+            files = b"\0".join(os.fsencode(f"{classes[label]}/{name}") for label, name in pairs)
+            digest.update(b"\0" + files if start else files)
         return digest.hexdigest()
 
 

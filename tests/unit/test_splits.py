@@ -15,6 +15,7 @@ from distrib.settings import Data
 GOLDEN = {
     "array": "f3ade49d1305237c974d54c85aa5169ce038cd37eb6a6bcec39a740965048665",
     "files": "5ec583f2f28c2d1133e37d767b267d3e102ed65adb86af98b04da16cbef23ee4",
+    "5000 files": "a497a4c67de2227ba08fcd6a5fcfcfc8dcfd4300bfa2a051f770415804bdee67",
     "table": "c665a7872346a6faf859fc9a54bfddd3022e87ceb38686e7fc83df04bb3fb53f",
 }
 
@@ -58,6 +59,8 @@ def changed(split: Any, **fields: Any) -> str:
 def test_fingerprints_never_change_between_versions(table: Callable[..., TableSplit]) -> None:
     assert array().fingerprint() == GOLDEN["array"]
     assert files().fingerprint() == GOLDEN["files"]
+    many = tuple(f"{'cat' if number % 3 else 'dog'}/{number}.png" for number in range(5000))
+    assert files(names=many).fingerprint() == GOLDEN["5000 files"]
     rows: Cells = [*encoded(3, 5), {"bytes": None, "path": "/data/train/cat/7.png"}]
     assert table(rows, [0, 1, 0]).fingerprint() == GOLDEN["table"]
 
