@@ -20,7 +20,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN = [sys.executable, str(ROOT / "distrib/train.py")]
 DIGITS = ["--data", "digits", "--model", "simplecnn", "--wandb", "off", "--no-report", "--log-every", "1"]
-BIG = ["--model", "resnet50", "--data", "synthetic", "--image-size", "32", "--train-images", "128", "--test-images", "8"]
+BIG = ["--model", "resnet50", "--data", "synthetic", "--image-size", "32"]
+FEW = ["--train-images", "128", "--test-images", "8"]
 
 
 def seconds(command: list[str], code: int = 0) -> float:
@@ -64,7 +65,7 @@ def stalls() -> list[float]:
     with tempfile.TemporaryDirectory() as out:
         flags = ["--epochs", "1", "--batch-size", "8", "--save-every", "2", "--wandb", "off", "--no-report"]
         subprocess.run(  # noqa: S603
-            [*TRAIN, *BIG, *flags, "--out", out, "--name", "run"], cwd=ROOT, capture_output=True, check=True
+            [*TRAIN, *BIG, *FEW, *flags, "--out", out, "--name", "run"], cwd=ROOT, capture_output=True, check=True
         )
         lines = map(json.loads, (Path(out) / "run/metrics.jsonl").read_text().splitlines())
         return [line["wait"] for line in lines if line.get("event") == "checkpoint"]

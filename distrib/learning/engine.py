@@ -113,6 +113,7 @@ class Trainer:
             max_norm=optimization.clip_norm,
             max_value=optimization.clip_value,
         )
+        self.snapshots.copied()  # from here on what is being saved changes
         self.guard.step(self.optimizer, norm)
         self.optimizer.zero_grad(set_to_none=True)
         progress.update += 1

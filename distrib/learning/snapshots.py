@@ -6,7 +6,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from distrib.learning.state import Copies, TrainState
+from distrib.learning.copies import Copies
+from distrib.learning.state import TrainState
 from distrib.lifecycle import checkpoints
 from distrib.lifecycle.checkpoints import Checkpoint
 from distrib.lifecycle.ending import Failed, say
@@ -63,16 +64,25 @@ class Snapshots:
         return self._minutes is not None and time.perf_counter() - self._saved_at > 60 * self._minutes
 
     def save(self, *, wait: bool) -> None:
-        """Save a checkpoint, in the background unless told to ``wait``. Every process must call it; rank 0 writes."""
+        """Save a checkpoint, in the background unless told to ``wait``. Every process must call it; rank 0 writes.
+
+        Call :meth:`copied` before the optimizer's next step.
+        """
         started = time.perf_counter()
         self.settle()
         groups = self._state.tensors(self._processes, self._copies)
         if self._processes.is_main:
-            self._saver.save(groups, self._state.counters() | self.facts)
+            self._saver.save(groups, self._state.counters() | self.facts, self._copies.wait)
         self._saved_at = time.perf_counter()
         self._wait = self._saved_at - started
         if wait:
             self.settle(last=self._state.progress.finished)
+
+    def copied(self) -> None:
+        """Wait until the last save has its copies of all that the optimizer's next step changes."""
+        started = time.perf_counter()
+        self._copies.wait()
+        self._wait += time.perf_counter() - started
 
     def settle(self, *, last: bool = False) -> None:
         """Wait until nothing is being written. Every process must call it.
@@ -97,7 +107,7 @@ class Snapshots:
         if saved is None:
             return
         facts: dict[str, Any] = {"update": saved.update, "epoch": saved.epoch, "seconds": round(saved.seconds, 3)}
-        facts["wait"] = round(self._wait, 3)  # of training, for the copy
+        facts["wait"] = round(self._wait, 3)  # of training, for the copies
         self._error = saved.error
         if saved.error:
             say(f"WARNING: {saved.error}; training goes on", sys.stderr)

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from distrib.learning.averaging import WeightAverage, averaged_statistics, load_statistics
 from distrib.learning.compression import PowerSGD
+from distrib.learning.copies import Copies
 from distrib.learning.meter import EpochSums
 from distrib.learning.optimizers import load_optimizer_tensors, optimizer_tensors
 from distrib.learning.patience import EarlyStop, Plateau
@@ -72,32 +73,6 @@ def is_of(value: Any, kind: Any) -> bool:
     return isinstance(value, kind) or (isinstance(value, int) and isinstance(0.0, kind))
 
 
-class Copies:
-    """Copies of groups of tensors on the host, in memory that stays from one time to the next.
-
-    Training waits for them. New memory would first have to be found and, page by page, cleared by the system, and only
-    pinned memory is written by a GPU itself. So the elements keep the order that they have, too.
-    """
-
-    def __init__(self) -> None:
-        self._kept: dict[str, Tensors] = {}
-
-    @torch.no_grad()
-    def of(self, group: str, tensors: Tensors) -> Tensors:
-        """Copies of the tensors of a group, which has the same ones every time."""
-        if group not in self._kept:
-            self._kept[group] = {
-                name: torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
-                for name, tensor in tensors.items()
-            }
-        kept = self._kept[group]
-        for name, tensor in tensors.items():
-            kept[name].copy_(tensor, non_blocking=tensor.is_cuda)  # others could not be waited for below
-        if torch.cuda.is_initialized():
-            torch.cuda.current_stream().synchronize()
-        return kept
-
-
 @dataclass
 class TrainState:
     """What an update changes. ``network`` is the plain module, not what Accelerate or DDP wrap around it."""
@@ -112,7 +87,8 @@ class TrainState:
     def tensors(self, processes: Processes, copies: Copies | None = None) -> dict[str, Tensors]:
         """The tensors, in named groups, as copies on rank 0's host; the others get none. Every process must call it.
 
-        New ones, or those of ``copies``, which are overwritten the next time.
+        New ones, or those of ``copies``, which are overwritten the next time. What only the optimizer's step changes is
+        then whole only after ``copies.wait()``, which must come before that step.
 
         ``model`` and ``ema`` hold statistics averaged over processes, so that each is a network as it was evaluated;
         ``statistics`` holds those of each process, with which the run itself goes on.
@@ -120,18 +96,20 @@ class TrainState:
         copied = Copies() if copies is None else copies
         groups: dict[str, Tensors] = {"optimizer": {}, "statistics": {}}
         if processes.is_main:
-            groups["optimizer"] = copied.of("optimizer", optimizer_tensors(self.network, self.optimizer))
+            groups["optimizer"] = copied.begin("optimizer", optimizer_tensors(self.network, self.optimizer))
         networks = {"model": self.network}
         if self.average is not None:
             networks["ema"] = self.average.network
         for group, network in networks.items():
             with averaged_statistics(network, processes) as stacked:
-                groups[group] = copied.of(group, network.state_dict()) if processes.is_main else {}
+                groups[group] = copied_network(copied, group, network) if processes.is_main else {}
             own = {f"{group}/{name}": rows.contiguous() for name, rows in stacked.items()}
             groups["statistics"] |= own if processes.is_main else {}
         if self.compression is not None:
             sent = self.compression.tensors(processes)
             groups["compression"] = sent if processes.is_main else {}
+        if copies is None:
+            copied.wait()
         return groups
 
     def counters(self) -> dict[str, Any]:
@@ -179,14 +157,16 @@ class TrainState:
             ) from None
 
 
+def copied_network(copies: Copies, group: str, network: nn.Module) -> Tensors:
+    """Copies of a network's tensors: begun of its weights, at once of its statistics, which a forward pass changes."""
+    weights = {name: weight.detach() for name, weight in network.named_parameters(remove_duplicate=False)}
+    statistics = {name: tensor for name, tensor in network.state_dict().items() if name not in weights}
+    return copies.of(f"{group}'s statistics", statistics) | copies.begin(group, weights)
+
+
 def of_group(group: str, tensors: Tensors) -> Tensors:
     """Those tensors whose names begin with ``group/``, by the rest of their names."""
     return {name.removeprefix(f"{group}/"): t for name, t in tensors.items() if name.startswith(f"{group}/")}
-
-
-def on_host(tensors: Tensors) -> Tensors:
-    """Copies on the CPU."""
-    return Copies().of("", tensors)
 
 
 def load_weights(network: nn.Module, weights: dict[str, Tensor], source: str) -> None:

@@ -1,4 +1,4 @@
-"""Saving in the background: training waits for the copy to the host, a thread for the disk."""
+"""Saving in the background: a thread waits for the copies on the host, and for the disk."""
 
 import contextlib
 import os
@@ -38,10 +38,13 @@ class Saver:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="saver", initializer=yield_cores)
         self._writing: Future[Saved] | None = None
 
-    def save(self, groups: dict[str, Tensors], state: dict[str, Any]) -> None:
-        """Begin to save copies that nobody will change. The save before must have been waited for."""
+    def save(self, groups: dict[str, Tensors], state: dict[str, Any], copied: Callable[[], None]) -> None:
+        """Begin to save copies that nobody will change, whole once ``copied`` returns.
+
+        The save before must have been waited for.
+        """
         assert self._writing is None
-        self._writing = self._thread.submit(self._write, groups, state)
+        self._writing = self._thread.submit(self._write, groups, state, copied)
 
     def outcome(self, *, wait: bool) -> Saved | None:
         """What became of the save under way: None if there is none or, unless told to ``wait``, if it still goes on."""
@@ -51,8 +54,9 @@ class Saver:
         self._writing = None
         return writing.result()
 
-    def _write(self, groups: dict[str, Tensors], state: dict[str, Any]) -> Saved:
+    def _write(self, groups: dict[str, Tensors], state: dict[str, Any], copied: Callable[[], None]) -> Saved:
         started, error = time.perf_counter(), None
+        copied()
         try:
             self._before()
             checkpoints.save(self.folder, groups, state, self._keeps)

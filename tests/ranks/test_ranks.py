@@ -168,6 +168,15 @@ def test_statistics_are_averaged_for_looking_and_stay_each_ranks_own(seen, world
             np.testing.assert_allclose(rank["saved"][name], own.mean(0), rtol=1e-6)
 
 
+@pytest.mark.parametrize("world", WORLDS)
+def test_training_goes_on_while_it_is_copied_for_a_checkpoint_but_changes_nothing_before(seen, world):
+    found = seen[world][0]["saving"]
+    assert found["order"] == ["saved", "computed, 0 written", "waited", "stepped, copied: True"]
+    looked_at = {name for name in found["before"] if "running" not in name or world == 1}  # others' are in the mean
+    assert len(looked_at) > 4
+    assert {name: found["saved"][name] for name in looked_at} == {name: found["before"][name] for name in looked_at}
+
+
 POLICIES = ("stop", "skip", "rollback")
 
 

@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,9 +18,11 @@ from torch import nn
 
 from distrib import assembly
 from distrib.images import sources
+from distrib.images.batches import MicroBatch
 from distrib.images.feed import Feed
 from distrib.learning import engine
 from distrib.learning.engine import Trainer
+from distrib.lifecycle import checkpoints
 from distrib.lifecycle.ending import Diverged, Ending
 from distrib.lifecycle.folder import RunFolder
 from distrib.lifecycle.heartbeat import Pulse
@@ -253,6 +256,46 @@ def diverged(processes: Processes, out: Path) -> dict[str, object]:
     return found
 
 
+def saving(processes: Processes, out: Path) -> dict[str, object]:
+    """What happens in which order in the update after a save, whose copies are held up until it is waited for them."""
+    settings = Settings(
+        model=Model(model="simplecnn", width=4),
+        data=Data(data="digits", train_images=160),
+        optimization=Optimization(batch_size=16, epochs=1, ema_decay=0.9),
+        compute=Compute(precision="fp32"),
+    )
+    made = trainer(processes, out, settings)
+    batches = made.feed.train(0, 0)
+    made.train_step(batches)
+    made.snapshots._copies._thread.submit((gate := threading.Event()).wait, 60)  # before all copies
+    before = {name: weight.flatten().tolist() for name, weight in made.state.network.state_dict().items()}
+    order, forward_backward, step = ["saved"], made.forward_backward, made.optimizer.step
+    copied = made.snapshots.copied
+
+    def computed(batch: MicroBatch) -> torch.Tensor:
+        loss = forward_backward(batch)
+        order.append(f"computed, {len(checkpoints.every(made.folder.checkpoints))} written")
+        return loss
+
+    def waited() -> None:
+        order.append("waited")
+        gate.set()
+        copied()
+
+    def stepped() -> None:
+        copying = made.snapshots._copies._begun.values()
+        order.append(f"stepped, copied: {all(copy.done() for copy in copying)}")
+        step()
+
+    made.save()
+    made.forward_backward, made.snapshots.copied, made.optimizer.step = computed, waited, stepped
+    made.train_step(batches)
+    made.snapshots.settle()
+    made.journal.close()
+    saved = checkpoints.every(made.folder.checkpoints)[0].tensors("model")
+    return {"order": order, "before": before, "saved": {name: saved[name].flatten().tolist() for name in before}}
+
+
 def nan_entropy(*arguments: object, **options: object) -> torch.Tensor:
     """A loss that is not a number, whose gradient is one."""
     return F.cross_entropy(*arguments, **options) + math.nan
@@ -274,6 +317,7 @@ def main() -> None:
         "rates": used_rates(processes, out),
         "statistics": statistics(processes, out),
         "diverged": diverged(processes, out),
+        "saving": saving(processes, out / "saving"),
     }
     (out / f"{processes.rank}.json").write_text(json.dumps(found))
     processes.close(Ending())

@@ -19,7 +19,7 @@ from hypothesis.extra import numpy as arrays
 from torch import Tensor
 
 from distrib import command
-from distrib.learning.state import on_host
+from distrib.learning.copies import on_host
 from distrib.lifecycle import checkpoints
 from distrib.lifecycle.checkpoints import MANIFEST, Checkpoint, Retention
 from distrib.lifecycle.journal import HISTORY, Journal, cut_back, read

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from distrib import __version__
 from distrib.images.cropping import crop_share
 from distrib.insight.runs import Run
-from distrib.learning.state import on_host
+from distrib.learning.copies import on_host
 from distrib.lifecycle.checkpoints import Tensors
 
 
