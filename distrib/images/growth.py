@@ -8,7 +8,7 @@ from torch import Tensor
 
 from distrib.settings import Augmentation, SettingsError
 
-GROWING = 0.8  # of the updates: the last ones see what the network will be asked about
+GROWING = 0.85  # of the updates: the last ones see what the network will be asked about
 STEP = 4  # pixels: for every size kernels are chosen anew, and compiled if they are
 
 

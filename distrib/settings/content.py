@@ -106,7 +106,7 @@ class Augmentation:
     policy: Policy = "none"
     """torchvision's automatic augmentation, drawn anew for each image."""
     start_size: int | None = None
-    """Side of training images at first, pixels. In 80 % of the run they grow to full size. None: they are it."""
+    """Side of training images at first, pixels. In 85 % of the run they grow to full size. None: they are it."""
 
     def __post_init__(self) -> None:
         require(self.crop_padding is None or self.crop_padding > 0, "--crop-padding is at least 1 pixel")

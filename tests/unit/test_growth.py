@@ -11,8 +11,8 @@ def growth(first: int | None = 24, updates: int = 25) -> Growth:
 
 
 def test_sides_rise_in_steps_to_the_full_one_and_stay() -> None:
-    assert [growth().side(update) for update in range(25)] == [24] * 10 + [28] * 10 + [32] * 5
-    assert [growth(20, 20).side(update) for update in (0, 5, 6, 10, 11, 15, 16)] == [20, 20, 24, 24, 28, 28, 32]
+    assert [growth().side(update) for update in range(25)] == [24] * 11 + [28] * 11 + [32] * 3
+    assert [growth(20, 20).side(update) for update in (0, 5, 6, 11, 12, 16, 17)] == [20, 20, 24, 24, 28, 28, 32]
     for first in (None, 32):
         assert {growth(first).side(update) for update in range(25)} == {32}
 
