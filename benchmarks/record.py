@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+import yaml
 from interleaved import Ratio
 from throughput import LOOPS, ROOT, run
 
@@ -31,9 +32,11 @@ def train(config: Path, folder: Path, out: Path, *flags: object) -> Training:
     """Seconds and accuracy of the command with a recipe, and flags that change it; the run is ``out``/run."""
     common = ["--data", f"hf:{folder}", "--wandb", "off", "--no-report", "--out", out, "--name", "run"]
     run([sys.executable, ROOT / "distrib/train.py", "--config", config, *common, *flags])
-    lines = map(json.loads, (out / "run/metrics.jsonl").read_text().splitlines())
-    epochs = [record for record in lines if record["kind"] == "epoch"]
-    return Training(sum(epoch["seconds"] for epoch in epochs), epochs[-1]["test_top1"])
+    images = yaml.safe_load((out / "run/settings.yaml").read_text())["batch_size"]
+    lines = [json.loads(line) for line in (out / "run/metrics.jsonl").read_text().splitlines()]
+    updates, epochs = ([line for line in lines if line["kind"] == kind] for kind in ("update", "epoch"))
+    # Not the seconds of epochs, which hold their evaluations.
+    return Training(sum(images / update["images_per_second"] for update in updates), epochs[-1]["test_top1"])
 
 
 def ours(folder: Path, seed: int, *flags: object) -> Training:
