@@ -10,7 +10,7 @@ from distrib.learning.copies import Copies
 def held_up(copies: Copies) -> threading.Event:
     """What the thread waits for before it copies."""
     gate = threading.Event()
-    copies._thread.submit(gate.wait)
+    copies._thread.submit(gate.wait, 60)  # a test that fails must end, too
     return gate
 
 
