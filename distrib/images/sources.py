@@ -193,7 +193,7 @@ def _files(root: Path, classes: tuple[str, ...]) -> FileSplit:
     labels = np.repeat(np.arange(len(classes)), [len(names) for names in listed])
     places = np.concatenate([np.arange(len(names)) for names in listed])
     order = np.lexsort((labels, places))
-    names = np.array(list(chain.from_iterable(listed)), dtype=object)  # to pick from a list would make an int of each place
+    names = np.array(list(chain.from_iterable(listed)), dtype=object)  # a list would be asked by an int for each
     return FileSplit(folders, names[order].tolist(), labels[order])
 
 
