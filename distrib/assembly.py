@@ -140,10 +140,10 @@ def make_network(settings: Settings, feed: Feed, device: torch.device, *, fresh:
         network.stem.fit(feed.examples(WHITENED))
     layout = torch.channels_last if settings.compute.channels_last else torch.contiguous_format
     network = network.to(device, memory_format=layout)  # type: ignore[call-overload]
-    if settings.compute.compile:
+    if settings.compute.compiled:
         # In place: the module, its parameters and their names stay as they are. One graph for each shape: one for all
         # would depend on which shape came first, and so on where the run was interrupted.
-        network.compile(dynamic=False)
+        network.compile(dynamic=False, mode=settings.compute.compile)
     elif device.type == "cpu" and settings.compute.channels_last and multiplies_in_tiles():
         by_products(network)
     return network
@@ -156,7 +156,7 @@ def make_reduction(network: nn.Module, feed: Feed, processes: Processes, setting
         return Exact(network, processes, compute.virtual_ranks)
     updates = feed.plan.updates_per_epoch * settings.optimization.epochs
     parallel = DataParallel(network, processes, comm=compute.comm, updates=updates)
-    parallel.warm_up(feed, channels_last=compute.channels_last, compiled=compute.compile)
+    parallel.warm_up(feed, channels_last=compute.channels_last, compiled=compute.compiled)
     return parallel
 
 

@@ -35,8 +35,10 @@ def fingerprint(processes: Processes, compute: Compute) -> Fingerprint:
         SettingsError: the run is exact, but its kernels would be chosen by how long they take.
     """
     chosen = [name for name in BY_TIMING if os.environ.get(name) == "1"]
-    if chosen and compute.exact and compute.compile:
-        raise SettingsError(f"--exact --compile, but {' and '.join(chosen)} would choose kernels by timing: unset it")
+    if chosen and compute.exact and compute.compiled:
+        raise SettingsError(
+            f"--exact with --compile, but {' and '.join(chosen)} would choose kernels by timing: unset it"
+        )
     facts: Fingerprint = {name: metadata.version(name) for name in PACKAGES}
     facts |= {"code": code_digest(HOUSE), "device": processes.device.type}
     if processes.device.type == "cuda":
@@ -46,7 +48,7 @@ def fingerprint(processes: Processes, compute: Compute) -> Fingerprint:
         facts |= {"tf32": [torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32]}
     else:
         facts |= {"threads": torch.get_num_threads(), **processor()}
-    if compute.compile:
+    if compute.compiled:
         facts["compile"] = "inductor"
     return facts | {name: os.environ[name] for name in SWITCHES if name in os.environ}
 

@@ -13,7 +13,7 @@ from typing import Any
 from distrib.settings.content import LOCATED_DATA, NAMED_DATA, Augmentation, Data, Model, Policy, Stem
 from distrib.settings.optimization import Optimization, Schedule
 from distrib.settings.refusing import SettingsError, nearest, require
-from distrib.settings.running import Comm, Compute, Lifecycle, Precision, Tracking
+from distrib.settings.running import ADDS_UP, Comm, Compute, Lifecycle, Precision, Tracking
 
 __all__ = [
     "LOCATED_DATA", "NAMED_DATA", "Augmentation", "Comm", "Compute", "Data", "Lifecycle", "Model", "Optimization",
@@ -48,6 +48,8 @@ class Settings:
         require(not endless, f"--{' and --'.join(endless).replace('_', '-')} must be a finite number")
         late = [m for m in schedule.milestones if m >= epochs]
         require(not late, f"--milestones {late} would never be reached: --epochs is {epochs}")
+        parts = self.optimization.micro_batch is not None
+        require(not (self.compute.graphs and parts), f"--micro-batch {ADDS_UP}")
         warm = self.lifecycle.init is not None and self.model.pretrained
         require(not warm, "--init and --pretrained both name the first weights: give one of them")
 

@@ -10,6 +10,10 @@ from distrib.settings.refusing import require
 Comm = Literal["fp32", "bf16", "powersgd"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
+# PyTorch's CUDA graphs write each pass's gradients over those of the pass before, without a word:
+# https://github.com/pytorch/pytorch/issues/169545
+ADDS_UP = "adds up gradients of several passes, which --compile reduce-overhead would lose: use --compile default"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Compute:
@@ -21,8 +25,8 @@ class Compute:
     """auto: what `accelerate launch` was told, else bf16 where the device is fast at it, else fp32."""
     channels_last: bool = True
     """Keep weights and images in NHWC order, which convolutions are faster in."""
-    compile: bool = False
-    """Compile the network with torch.compile: slow to start, and on CPUs rarely faster."""
+    compile: Literal["none", "default", "reduce-overhead"] = "none"
+    """torch.compile of the network, by its mode: slow to start, on CPUs rarely faster. reduce-overhead: CUDA graphs."""
     threads: int | None = None
     """CPU threads of each process. None: what the launcher gives; with --exact on the CPU, 1 everywhere."""
     keep_pages: bool = True
@@ -45,9 +49,20 @@ class Compute:
         require(power, f"--virtual-ranks {self.virtual_ranks} is no power of two: 1, 2, 4, 8, ...")
         require(self.exact or self.virtual_ranks == 8, "--virtual-ranks goes with --exact")
         require(not self.exact or self.comm == "fp32", "--exact sends gradients as they are: leave --comm out")
+        require(not (self.graphs and self.exact), f"--exact {ADDS_UP}")
         require(self.exact or not self.accept_inexact, "--accept-inexact goes with --exact")
         fp16_on_cpu = self.device == "cpu" and self.precision == "fp16"
         require(not fp16_on_cpu, "--precision fp16 needs a GPU: use bf16 or fp32 with --device cpu")
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the network is compiled."""
+        return self.compile != "none"
+
+    @property
+    def graphs(self) -> bool:
+        """Whether CUDA graphs are asked for."""
+        return self.compile == "reduce-overhead"
 
     def shares(self, world: int) -> int:
         """Shares that ``world`` processes cut every batch into: one each, or the virtual ranks."""

@@ -62,6 +62,13 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, precision, exact):
     assert hashes(tmp_path / "parted") == hashes(tmp_path / "whole")
 
 
+def test_with_cuda_graphs_it_learns_the_same(tmp_path):
+    for mode in ("none", "reduce-overhead"):
+        train(*QUICK, "--precision", "fp32", "--lr", 0.01, "--compile", mode, "--out", tmp_path, "--name", mode)
+    plain, graphs = ([record["loss"] for record in updates(tmp_path / name)] for name in ("none", "reduce-overhead"))
+    assert graphs == pytest.approx(plain, rel=0.01)
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("loading", ["memory", "workers"])
 def test_an_update_does_not_wait_for_the_gpu(tmp_path, precision, loading):

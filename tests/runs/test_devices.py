@@ -12,7 +12,7 @@ def test_a_compiled_network_learns_the_same(tmp_path):
     flags = ("--data", "digits", "--model", "simplecnn", "--width", 8, "--epochs", 1, "--precision", "fp32")
     flags = (*flags, "--lr", 0.01, "--ema-decay", 0.9)
     train(*flags, "--out", tmp_path, "--name", "eager")
-    train(*flags, "--compile", "--out", tmp_path, "--name", "compiled")
+    train(*flags, "--compile", "default", "--out", tmp_path, "--name", "compiled")
     eager, compiled = ([record["loss"] for record in updates(tmp_path / name)] for name in ("eager", "compiled"))
     assert compiled == pytest.approx(eager, rel=1e-3)
 

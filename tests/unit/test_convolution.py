@@ -118,7 +118,7 @@ def test_patches_hold_what_each_place_sees():
         (True, {}, True),
         (False, {}, False),
         (True, {"channels_last": False}, False),
-        (True, {"compile": True}, False),
+        (True, {"compile": "default"}, False),
     ],
 )
 def test_a_run_learns_so_where_it_is_faster(tiles, compute, expected, monkeypatch):

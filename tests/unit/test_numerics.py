@@ -32,7 +32,7 @@ def test_threads_switches_and_compilation_show(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     assert changes(now, fingerprint(HERE, EXACT)) == ["ONEDNN_MAX_CPU_ISA None is now AVX2"]
     monkeypatch.undo()
-    assert changes(now, fingerprint(HERE, Compute(exact=True, compile=True))) == ["compile None is now inductor"]
+    assert changes(now, fingerprint(HERE, Compute(exact=True, compile="default"))) == ["compile None is now inductor"]
     before = torch.get_num_threads()
     torch.set_num_threads(before + 1)
     try:
@@ -91,7 +91,7 @@ def test_a_run_is_exact_until_its_numerics_change() -> None:
 def test_kernels_chosen_by_timing_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_MAX_AUTOTUNE", "1")
     with pytest.raises(SettingsError, match="TORCHINDUCTOR_MAX_AUTOTUNE would choose kernels by timing"):
-        fingerprint(HERE, Compute(exact=True, compile=True))
+        fingerprint(HERE, Compute(exact=True, compile="default"))
     assert fingerprint(HERE, EXACT)["TORCHINDUCTOR_MAX_AUTOTUNE"] == "1"
 
 

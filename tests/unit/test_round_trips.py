@@ -141,6 +141,7 @@ def all_settings(draw: st.DrawFn) -> Settings:
     precisions = ["auto", "fp32", "bf16"] + ["fp16"] * (device != "cpu")
     places = TEXTS.filter(bool)
     exact = draw(st.booleans())
+    modes = ["none", "default"] + ["reduce-overhead"] * (not exact and optimization.micro_batch is None)
     return Settings(
         model=model,
         data=Data(
@@ -164,7 +165,7 @@ def all_settings(draw: st.DrawFn) -> Settings:
             device=device,
             precision=draw(st.sampled_from(precisions)),
             channels_last=draw(st.booleans()),
-            compile=draw(st.booleans()),
+            compile=draw(st.sampled_from(modes)),
             threads=draw(optional(COUNTS)),
             keep_pages=draw(st.booleans()),
             seed=draw(st.integers(0, 2**32 - 1)),

@@ -43,6 +43,7 @@ REFUSED: list[tuple[str, Callable[..., Any], dict[str, Any]]] = [
     ("--batch-size", Optimization, {"batch_size": 0}),
     ("--micro-batch", Optimization, {"micro_batch": 0}),
     ("--threads", Compute, {"threads": 0}),
+    ("--compile", Compute, {"compile": "reduce-overhead", "exact": True}),
     ("--virtual-ranks", Compute, {"exact": True, "virtual_ranks": 12}),
     ("--virtual-ranks", Compute, {"exact": True, "virtual_ranks": 0}),
     ("--virtual-ranks", Compute, {"virtual_ranks": 16}),
@@ -98,6 +99,10 @@ def test_a_refusal_names_the_flag(flag: str, group: Callable[..., Any], values: 
         (("--warmup-epochs", "--epochs"), {"schedule": Schedule(warmup_epochs=30)}),
         (("--min-lr", "--lr"), {"schedule": Schedule(min_lr=0.2)}),
         (("--milestones", "--epochs"), {"schedule": Schedule(schedule="multistep", milestones=(10, 30))}),
+        (
+            ("--micro-batch", "--compile reduce-overhead"),
+            {"optimization": Optimization(micro_batch=8), "compute": Compute(compile="reduce-overhead")},
+        ),
         (
             ("--init", "--pretrained"),
             {
