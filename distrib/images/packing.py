@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import multiprocessing
 import shutil
 import sys
 from collections.abc import Iterator
@@ -16,12 +15,13 @@ import numpy as np
 import tyro
 from PIL import Image
 from rich.progress import track
+from torch.utils.data import DataLoader, Dataset
 
 from distrib.images import sources
 from distrib.images.decoding import ImageError
 from distrib.images.packed import MANIFEST, VERSION, Form, damaged, shard_name
 from distrib.images.splits import Split
-from distrib.images.workers import cores
+from distrib.images.workers import cores, lost
 from distrib.settings import Data, SettingsError, require
 
 SHARD = 2**28  # bytes after which the next shard begins
@@ -122,14 +122,9 @@ def _write(folder: Path, name: str, split: Split, request: Request, files: dict[
     Length and SHA-256 of each file are noted in ``files``.
     """
     rows, left_out = [], []
-    count, workers = len(split.labels), request.workers or cores()
-    task = split, request.form, request.side, request.quality
-    with (
-        closing(_Shards(folder, name, files)) as shards,
-        multiprocessing.Pool(workers, initializer=_begin, initargs=task) as pool,
-    ):
-        packed = pool.imap(_packed, range(count), chunksize=_AT_ONCE)
-        for label, found in zip(split.labels.tolist(), track(packed, name, total=count), strict=True):
+    with closing(_Shards(folder, name, files)) as shards:
+        packed = track(_packed(split, request), name, total=len(split.labels))
+        for label, found in zip(split.labels.tolist(), packed, strict=True):
             if isinstance(found, str) and request.on_bad_image == "stop":
                 raise ImageError(f"{found} (--on-bad-image skip leaves such images out)")
             if isinstance(found, str):
@@ -176,26 +171,42 @@ class _Shards:
             self._files[shard_name(self._name, self._number)] = _facts(self._offset, self._digest)
 
 
-_task: tuple[Split, Form, int, int]  # of this process of the pool
+class _Packing(Dataset[Packed]):
+    """The images of a split as they are stored."""
+
+    def __init__(self, split: Split, request: Request) -> None:
+        self._split, self._request = split, request
+
+    def __len__(self) -> int:
+        return len(self._split.labels)
+
+    def __getitem__(self, index: int) -> Packed:
+        try:
+            image = shrunk(self._split.image(index), self._request.side)
+        except ImageError as error:
+            return str(error)
+        if self._request.form == "raw":
+            return image.tobytes(), image.height, image.width
+        stream = io.BytesIO()
+        image.save(stream, "JPEG", quality=self._request.quality)
+        return stream.getvalue(), image.height, image.width
 
 
-def _begin(*task: Any) -> None:
-    global _task  # noqa: PLW0603 - the only way by which a pool hands its processes something once
-    _task = task
+def _packed(split: Split, request: Request) -> Iterator[Packed]:
+    """All images of a split in their order, by processes of which each is given some at a time.
 
-
-def _packed(index: int) -> Packed:
-    """An image as it is stored."""
-    split, form, side, quality = _task
+    Raises:
+        ImageError: a process died.
+    """
+    workers = request.workers or cores()
+    loader = DataLoader(_Packing(split, request), batch_size=_AT_ONCE, num_workers=workers, collate_fn=list)
     try:
-        image = shrunk(split.image(index), side)
-    except ImageError as error:
-        return str(error)
-    if form == "raw":
-        return image.tobytes(), image.height, image.width
-    stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=quality)
-    return stream.getvalue(), image.height, image.width
+        for several in loader:
+            yield from several
+    except RuntimeError as error:
+        if (told := lost(error)) is None:
+            raise
+        raise told from None
 
 
 def shrunk(image: Image.Image, side: int) -> Image.Image:

@@ -148,7 +148,7 @@ def _starting() -> Iterator[None]:
             signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
 
 
-def _lost(error: Exception) -> ImageError | None:
+def lost(error: Exception) -> ImageError | None:
     """What to say if it tells of a worker that is gone, or has no room, and not of a mistake in what it ran."""
     told = str(error)
     if "shared memory" in told:
@@ -201,7 +201,7 @@ class WorkerLoader:
                 batches = iter(self._loader)
             yield from batches
         except (RuntimeError, OSError, EOFError) as error:
-            lost = _lost(error) if self._workers else None
-            if lost is None:
+            told = lost(error) if self._workers else None
+            if told is None:
                 raise
-            raise lost from None
+            raise told from None

@@ -36,6 +36,15 @@ raise SystemExit(1)
 RANK = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: signal.pause()"
 
 
+@pytest.fixture(autouse=True)
+def handlers():
+    """The command's handlers would stay in this process, and with them in all that it forks."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 # The plan of kills
 
 
