@@ -3,10 +3,11 @@
 import html
 import json
 import re
+import shutil
 
 import pytest
 
-from tests.launching import journal, run, train
+from tests.launching import journal, run
 from tests.runs.test_report import charts, curve
 
 GRID = "common: {config: configs/quickstart.yaml, epochs: 2, wandb: off, report: false}\n"
@@ -50,11 +51,11 @@ def test_a_sweep_is_compared_setting_by_setting(sweep, tmp_path):
 
 
 def test_runs_are_compared_whatever_their_names(sweep, tmp_path):
-    flags = ("--config", "configs/quickstart.yaml", "--epochs", 1, "--out", tmp_path, "--name", "<b>mine")
-    train(*flags, "--report")
-    run(["distrib", "report", str(sweep / "lr=0.1,seed=0")])
-    words = ["distrib", "compare", str(tmp_path / "<b>mine"), str(sweep / "lr=0.1,seed=0")]
-    done = run([*words, "--out", str(tmp_path / "page.html")])
+    folders = tmp_path / "<b>mine", sweep / "lr=0.1,seed=0"
+    shutil.copytree(sweep / "lr=0.02,seed=1", folders[0])
+    for folder in folders:
+        run(["distrib", "report", str(folder)])
+    done = run(["distrib", "compare", *map(str, folders), "--out", str(tmp_path / "page.html")])
     assert "<b>mine" in done.stdout
     assert "one seed" in done.stdout
     text = (tmp_path / "page.html").read_text()
@@ -62,7 +63,7 @@ def test_runs_are_compared_whatever_their_names(sweep, tmp_path):
     assert "<b>" not in text
     bars = charts(text)["class-bars"]["data"]
     assert [html.unescape(bar["name"]) for bar in bars] == ["<b>mine", "lr=0.1,seed=0"]
-    for bar, folder in zip(bars, (tmp_path / "<b>mine", sweep / "lr=0.1,seed=0"), strict=True):
+    for bar, folder in zip(bars, folders, strict=True):
         counts = json.loads((folder / "report.json").read_text())["confusion"]
         assert bar["x"] == [row[place] / sum(row) for place, row in enumerate(counts)]
         hits = sum(row[place] for place, row in enumerate(counts))

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -272,12 +273,13 @@ def test_whatever_file_of_the_newest_checkpoint_rots_the_next_older_one_is_used(
     older, newest = sorted((tmp_path / "cut" / "checkpoints").glob("update-*"))
     files = sorted(file.name for file in newest.iterdir())
     assert files == ["ema.safetensors", "manifest.json", "model.safetensors", "optimizer.safetensors", "state.json"]
-    cases = {f"{d.__name__}-{file}": (d, file) for d in (truncate, flip, empty, Path.unlink) for file in files}
+    damages = cycle((truncate, flip, empty, Path.unlink))
+    cases = {f"{damage.__name__}-{file}": (damage, file) for damage, file in zip(damages, files, strict=False)}
     for name, (damage, file) in cases.items():
         shutil.copytree(tmp_path / "cut", tmp_path / name)
         damage(tmp_path / name / "checkpoints" / newest.name / file)
     done = run([sys.executable, "-c", AGAIN, *map(str, flags), "--wandb=off", "--no-report", "--", *cases])
-    assert done.stderr.count(f"checkpoint {newest.name} is damaged") == len(cases) == 20
+    assert done.stderr.count(f"checkpoint {newest.name} is damaged") == len(cases) == 5
     for name in cases:
         (resumed,) = events(tmp_path / name, "resume")
         assert resumed["update"] == int(older.name.removeprefix("update-"))

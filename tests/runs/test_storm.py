@@ -133,19 +133,15 @@ def weather(folder, world, seed, kills, flags):
     assert len(history(folder)) == 1  # one run of W&B
 
 
-def test_a_storm_of_two_processes(tmp_path):
-    weather(tmp_path / "run", 2, 1, 4, (*SYNTHETIC, *CASES["bf16"]))
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize(("case", "world", "kills"), [("bf16", 1, 6), ("sgd", 2, 6), ("bf16", 4, 5), ("sgd", 4, 4)])
-def test_a_long_storm(tmp_path, case, world, kills):
+def test_a_storm(tmp_path, case, world, kills):
     weather(tmp_path / "run", world, world, kills, (*SYNTHETIC, *CASES[case]))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize(("world", "kills"), [(1, 4), (2, 4)])
-def test_a_long_storm_over_decoded_images(tmp_path, photographs, world, kills):
+def test_a_storm_over_decoded_images(tmp_path, photographs, world, kills):
     weather(tmp_path / "run", world, 7, kills, decoding(photographs))
