@@ -203,7 +203,7 @@ def _packed(split: Split, request: Request) -> Iterator[Packed]:
     try:
         for several in loader:
             yield from several
-    except RuntimeError as error:
+    except (RuntimeError, OSError, EOFError) as error:
         if (told := lost(error)) is None:
             raise
         raise told from None
