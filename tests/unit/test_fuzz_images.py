@@ -219,7 +219,7 @@ def test_damaged_tables_are_used_or_refused(parquet: bytes, tmp_path: Path) -> N
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("cache")
 def test_many_damaged_tables_are_used_or_refused(parquet: bytes, tmp_path: Path) -> None:
-    endure_tables(parquet, tmp_path, seed=1, count=3000)
+    endure_tables(parquet, tmp_path, seed=1, count=1000)
 
 
 ENTRIES: list[Callable[[Path], object]] = [

@@ -462,7 +462,7 @@ def test_damaged_checkpoints_are_never_used(whole: Path, tmp_path: Path) -> None
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_many_damaged_checkpoints_are_never_used(whole: Path, tmp_path: Path) -> None:
-    endure_checkpoints(whole, tmp_path, seed=1, count=10_000)
+    endure_checkpoints(whole, tmp_path, seed=1, count=3000)
 
 
 def test_a_disk_that_does_not_answer_costs_no_checkpoint(
@@ -558,7 +558,7 @@ def test_edited_states_are_refused_by_the_name_of_their_file(whole: Path, tmp_pa
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("quick_recipes")
 def test_many_edited_states_are_refused_by_the_name_of_their_file(whole: Path, tmp_path: Path) -> None:
-    endure_edited_states(whole, tmp_path, seed=1, count=10_000)
+    endure_edited_states(whole, tmp_path, seed=1, count=3000)
 
 
 def set_in(path: tuple[Any, ...], value: Any) -> Callable[[dict[str, Any]], None]:
@@ -983,7 +983,7 @@ def test_damaged_recipes_are_read_or_refused_by_their_name(whole: Path, tmp_path
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_many_damaged_recipes_are_read_or_refused_by_their_name(whole: Path, tmp_path: Path) -> None:
-    endure_recipes(whole, tmp_path, seed=1, count=3000, parsed=1000)
+    endure_recipes(whole, tmp_path, seed=1, count=1000, parsed=300)
 
 
 def test_odd_recipes_are_read_or_refused_by_their_name(tmp_path: Path) -> None:
@@ -1219,7 +1219,7 @@ def test_a_damaged_run_goes_on_or_is_refused_by_its_name(whole: Path, tmp_path: 
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("quick_recipes")
 def test_many_damaged_runs_go_on_or_are_refused_by_their_names(whole: Path, tmp_path: Path) -> None:
-    endure_runs(whole, tmp_path, seed=1, count=4000)
+    endure_runs(whole, tmp_path, seed=1, count=1000)
 
 
 def test_a_run_that_has_lost_its_settings_does_not_go_on_with_others(whole: Path, tmp_path: Path) -> None:
