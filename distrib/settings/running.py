@@ -10,7 +10,7 @@ from distrib.settings.refusing import require
 Comm = Literal["fp32", "bf16", "powersgd"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
-# As reported, PyTorch's CUDA graphs write each pass's gradients over those of the pass before, with an error or without:
+# As reported, CUDA graphs write each pass's gradients over those of the pass before, with an error or without:
 # https://github.com/pytorch/pytorch/issues/169545, https://github.com/pytorch/pytorch/issues/96693
 ADDS_UP = "adds up gradients of several passes, which --compile reduce-overhead would lose: use --compile default"
 
