@@ -6,6 +6,20 @@ from pathlib import Path
 
 from distrib.lifecycle.files import write_whole
 
+MOST_CLASSES = 100  # of a confusion matrix that is drawn; of more, nobody could read it
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """How well a class is told from the others. All but the support are of 1; 0 where there is nothing to divide by."""
+
+    name: str
+    precision: float
+    recall: float
+    f1: float
+    support: int
+    """Its test images."""
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -27,10 +41,13 @@ class Findings:
 
     update: int
     """Of the checkpoint."""
-    classes: list[str]
-    """Their names."""
+    scores: list[ClassScores]
+    """Of each class, in their order."""
     confusion: list[list[int]]
-    """(classes, classes): how many images of a class (row) were taken for one (column)."""
+    """(cells, 3): the numbers of a class, of one that it was taken for, and of the images of which that is true.
+
+    Where there is no image there is no cell: ten thousand classes would have a hundred million of them.
+    """
     calibration_error: float
     """Expected calibration error, of 1."""
     errors: list[Shown]
@@ -39,9 +56,14 @@ class Findings:
     """Some images."""
 
     @property
+    def classes(self) -> list[str]:
+        """Their names."""
+        return [score.name for score in self.scores]
+
+    @property
     def recalls(self) -> list[float]:
         """Of each class, the share of its images that were recognised; 0 where there is none."""
-        return [row[place] / max(sum(row), 1) for place, row in enumerate(self.confusion)]
+        return [score.recall for score in self.scores]
 
 
 def save(findings: Findings, path: Path) -> None:
@@ -54,9 +76,10 @@ def load(path: Path) -> Findings | None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         shown = {name: [Shown(**one) for one in found[name]] for name in ("errors", "predictions")}
-        findings = Findings(**found | shown)
-        count = len(findings.classes)
-        whole = [len(findings.confusion), *map(len, findings.confusion)] == [count] * (count + 1)
+        scores = [ClassScores(**one) for one in found["scores"]]
+        findings = Findings(**found | shown | {"scores": scores})
+        places = range(len(scores))
+        whole = all(true in places and taken in places for true, taken, _ in findings.confusion)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return findings if whole else None

@@ -43,13 +43,16 @@ def load_history(path: Path) -> History:
     Raises:
         SettingsError: there is no journal, or a line is no record of one; says which.
     """
+    updates, others = bytearray(), []
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            for line in file:
+                if line.startswith(UPDATE) and line.endswith(b"\n"):
+                    updates += line
+                elif line.endswith(b"\n"):
+                    others.append(journal.parse(line.decode(errors="replace")))
     except OSError as error:
         raise SettingsError(f"{path.parent} is no run folder: {path.name}: {error.strerror}") from None
-    lines = content[: content.rfind(b"\n") + 1].split(b"\n")[:-1]
-    updates = [line for line in lines if line.startswith(UPDATE)]
-    others = [journal.parse(line.decode(errors="replace")) for line in lines if not line.startswith(UPDATE)]
     columns = _columns(updates)
     records = [record for record in others if record is not None]
     if columns is None or len(records) < len(others):
@@ -59,15 +62,15 @@ def load_history(path: Path) -> History:
     return History(columns, epochs, [record for record in records if record["kind"] == "event"])
 
 
-def _columns(lines: list[bytes]) -> dict[str, Column] | None:
+def _columns(lines: bytearray) -> dict[str, Column] | None:
     """The numbers of update records, by name; None if a line is none."""
     if not lines:
         return {name: np.empty(0) for name in COLUMNS}
     try:
-        table = arrow_json.read_json(pa.BufferReader(b"\n".join(lines)), parse_options=OPTIONS)
+        table = arrow_json.read_json(pa.BufferReader(lines), parse_options=OPTIONS)
     except pa.ArrowInvalid:
         return None
-    if len(table) != len(lines) or table["update"].null_count:
+    if len(table) != lines.count(b"\n") or table["update"].null_count:
         return None
     return {name: table[name].to_numpy() for name in COLUMNS}
 

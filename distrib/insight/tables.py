@@ -5,9 +5,7 @@ from typing import Any
 
 from PIL import Image
 
-from distrib.insight.findings import Findings, Shown
-
-MOST_CLASSES = 100  # of a confusion matrix that is drawn; a table of what was confused shows any number
+from distrib.insight.findings import MOST_CLASSES, Findings, Shown
 
 
 def tables(findings: Findings, image: Callable[[int], Image.Image]) -> dict[str, Any]:
@@ -15,18 +13,8 @@ def tables(findings: Findings, image: Callable[[int], Image.Image]) -> dict[str,
     import wandb  # noqa: PLC0415 - a second
 
     names, confusion = findings.classes, findings.confusion
-    cells = [
-        [names[true], names[taken], count]
-        for true, row in enumerate(confusion)
-        for taken, count in enumerate(row)
-        if count
-    ]
-    scores = [
-        [name, column[place] / max(sum(column), 1), recall, sum(row)]
-        for place, (name, recall, row, column) in enumerate(
-            zip(names, findings.recalls, confusion, zip(*confusion, strict=True), strict=True)
-        )
-    ]
+    cells = [[names[true], names[taken], count] for true, taken, count in confusion]
+    scores = [[one.name, one.precision, one.recall, one.support] for one in findings.scores]
 
     def pictures(some: list[Shown]) -> list[Any]:
         return [wandb.Image(image(one.index), caption=caption(one, names)) for one in some]
@@ -39,7 +27,7 @@ def tables(findings: Findings, image: Callable[[int], Image.Image]) -> dict[str,
         "test/predictions": pictures(findings.predictions),
     }
     if len(names) <= MOST_CLASSES:
-        pairs = [(true, taken) for true, row in enumerate(confusion) for taken, n in enumerate(row) for _ in range(n)]
+        pairs = [(true, taken) for true, taken, count in confusion for _ in range(count)]
         true, taken = map(list, zip(*pairs, strict=True))
         logged["test/confusion"] = wandb.plot.confusion_matrix(y_true=true, preds=taken, class_names=names)
     return logged

@@ -2,11 +2,13 @@
 
 import shlex
 
+import numpy as np
+
 from distrib.insight.console import harmonic_mean
+from distrib.insight.history import load_history
 from distrib.insight.summary import aligned, spent, summarize
 from distrib.learning.engine import Trainer
 from distrib.lifecycle.environment import device_name
-from distrib.lifecycle.journal import read
 from distrib.lifecycle.numerics import inexact_since
 from distrib.zoo.anatomy import parameters
 
@@ -48,12 +50,12 @@ def closing_text(trainer: Trainer, *, failed: bool = False) -> str:
     """What the run reached, from its journal, and the commands that go on from here; of a failed run only these."""
     if failed:
         return "\n" + "\n".join(aligned(commands(trainer, failed=True)))
-    records = list(read(trainer.folder.journal))
-    epochs = [record for record in records if record["kind"] == "epoch"]
-    speeds = [r["images_per_second"] for r in records if r["kind"] == "update" and "images_per_second" in r]
-    seconds = spent([record for record in records if record["kind"] == "event"])
-    mean = harmonic_mean(speeds) if speeds else 0.0
-    return "\n" + summarize(epochs, seconds=seconds, images_per_second=mean, commands=commands(trainer))
+    history = load_history(trainer.folder.journal)
+    speeds = history.updates["images_per_second"]
+    speeds = speeds[~np.isnan(speeds)]
+    mean = harmonic_mean(speeds.tolist()) if len(speeds) else 0.0
+    seconds = spent(history.events)
+    return "\n" + summarize(history.epochs, seconds=seconds, images_per_second=mean, commands=commands(trainer))
 
 
 def commands(trainer: Trainer, *, failed: bool = False) -> list[tuple[str, str]]:

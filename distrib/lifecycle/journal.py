@@ -138,15 +138,18 @@ def cut_back(path: Path, update: int, epoch: int) -> None:
     That it was started, stopped and resumed stays: it is the run's history. So that damage cannot keep a run from going
     on, a line that is no record is dropped, and told. The file is replaced whole or not at all.
     """
-    kept, damaged = [], []
-    for number, line, record in _records(path):
-        if record is None:
-            damaged.append(number)
-        elif record.get("event") in HISTORY or _is_done(record, update, epoch):
-            kept.append(line)
+    damaged = []
+
+    def kept() -> Iterator[str]:
+        for number, line, record in _records(path):
+            if record is None:
+                damaged.append(number)
+            elif record.get("event") in HISTORY or _is_done(record, update, epoch):
+                yield line
+
+    write_whole(path, kept())
     if damaged:
         print(f"WARNING: {path} was damaged; dropped its lines {damaged[:10]}", file=sys.stderr)
-    write_whole(path, "".join(kept))
 
 
 def _is_done(record: Record, update: int, epoch: int) -> bool:

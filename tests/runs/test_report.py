@@ -99,8 +99,8 @@ def test_wandb_gets_the_same_once(folder):
     assert row["test/calibration_error"] == found["calibration_error"]
     media = folder / "wandb"
     (confused,) = media.rglob("media/table/test/confused*.table.json")
-    counts = found["confusion"]
-    cells = [[str(a), str(b), n] for a, row in enumerate(counts) for b, n in enumerate(row) if n]
+    cells = [[str(true), str(taken), images] for true, taken, images in found["confusion"]]
+    assert sum(images for _, _, images in cells) == 359
     assert json.loads(confused.read_text())["data"] == cells
     pictures = list(media.rglob("media/images/test/*.png"))
     assert len(pictures) == len(found["errors"]) + len(found["predictions"]) > 32

@@ -1,17 +1,22 @@
 """The parts of a report: figures hold the run's own numbers, analysis what predictions amount to, pages only text."""
 
+import dataclasses
 import json
 import re
+from collections import Counter
 
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
+from distrib.insight import findings
+from distrib.insight.findings import MOST_CLASSES
 from distrib.insight.history import COLUMNS, History
 from distrib.insight.predictions import Predictions, load, save
 from distrib.insight.report import analysis, curves, figures, page, pictures
 from distrib.insight.report.page import Section
+from distrib.insight.report.seen import MOST_CONFUSED, confusion_section
 from distrib.insight.report.writing import restarts
 from distrib.settings import SettingsError
 
@@ -63,7 +68,9 @@ def lines(chart):
 
 def test_confusion_and_class_scores_are_those_of_scikit_learn():
     found = said()
-    np.testing.assert_array_equal(analysis.confusion(found), confusion_matrix(found.label, found.predicted))
+    cells = confusion_matrix(found.label, found.predicted)
+    wanted = [[true, taken, count] for (true, taken), count in np.ndenumerate(cells) if count]
+    assert analysis.confusion(found).tolist() == wanted
     columns = precision_recall_fscore_support(found.label, found.predicted)
     for row, *wanted in zip(analysis.class_scores(found), *columns, strict=True):
         assert (row.precision, row.recall, row.f1, row.support) == pytest.approx(wanted)
@@ -75,6 +82,38 @@ def test_a_class_that_is_never_named_or_never_there_scores_nothing():
     )
     scores = analysis.class_scores(found)
     assert [(row.precision, row.recall, row.support) for row in scores] == [(1, 0.5, 2), (0, 0, 0), (0, 0, 0)]
+
+
+def test_a_matrix_has_every_cell():
+    found = said(classes=5)
+    (drawn,) = figures.matrix(analysis.confusion(found).tolist(), found.classes.tolist()).data
+    np.testing.assert_array_equal(drawn.text, confusion_matrix(found.label, found.predicted))
+
+
+def test_of_many_classes_the_most_confused_are_told():
+    found = said(images=3000, classes=MOST_CLASSES + 1)
+    content = confusion_section(analysis.find(found, 1)).content
+    wrong = [(t, p) for t, p in zip(found.label.tolist(), found.predicted.tolist(), strict=True) if t != p]
+    rows = re.findall(r"<tr><td>kind (\d+)</td><td>kind (\d+)</td><td [^>]*>(\d+)</td></tr>", content)
+    assert sorted((int(n) for _, _, n in rows), reverse=True) == [n for _, n in Counter(wrong).most_common(len(rows))]
+    assert all(wrong.count((int(true), int(taken))) == int(n) for true, taken, n in rows)
+    assert len(rows) == MOST_CONFUSED
+
+
+def test_findings_come_back_from_their_file(tmp_path):
+    found, path = analysis.find(said(), 7), tmp_path / "report.json"
+    findings.save(found, path)
+    assert findings.load(path) == found
+    assert findings.load(tmp_path / "absent.json") is None
+    for damage in ({"scores": []}, {"confusion": [[0, 5, 1]]}, {"confusion": [[0, 1]]}, {"more": 1}):
+        path.write_text(json.dumps(dataclasses.asdict(found) | damage))
+        assert findings.load(path) is None
+
+
+def test_what_is_found_grows_with_the_images_not_with_the_square_of_the_classes(tmp_path):
+    path = tmp_path / "report.json"
+    findings.save(analysis.find(said(images=300, classes=3000), 1), path)
+    assert len(findings.load(path).confusion) <= 300
 
 
 def test_calibration_of_a_network_that_is_as_sure_as_it_is_right():
@@ -199,7 +238,7 @@ def test_names_are_text_wherever_they_stand():
     found = said()
     names = [NASTY, *found.classes[1:].tolist()]
     sheet = pictures.picture(Image.new("RGB", (8, 8)))
-    content = page.chart("matrix", figures.matrix(analysis.confusion(found), names))
+    content = page.chart("matrix", figures.matrix(analysis.confusion(found).tolist(), names))
     content += page.chart("map", figures.plane(np.zeros((200, 2), np.float32), found.label, names, [NASTY] * 200))
     content += page.table([NASTY], [[NASTY]]) + page.facts([(NASTY, NASTY)]) + page.paragraph(NASTY)
     content += page.gallery([(sheet, NASTY, NASTY, 0.5), (sheet, NASTY, "other", 0.5)])

@@ -5,25 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from distrib.insight.findings import Findings, Shown
+from distrib.insight.findings import ClassScores, Findings, Shown
 from distrib.insight.predictions import Predictions
 
 SHOWN = 32  # images in a gallery
 BINS = 15  # of confidence, as in https://arxiv.org/abs/1706.04599
 MAPPED = 1000  # images on the map of features
 NEIGHBOURS = 30.0  # perplexity of t-SNE, https://www.jmlr.org/papers/v9/vandermaaten08a.html
-
-
-@dataclass(frozen=True)
-class ClassScores:
-    """How well a class is told from the others. All but the support are of 1; 0 where there is nothing to divide by."""
-
-    name: str
-    precision: float
-    recall: float
-    f1: float
-    support: int
-    """Its test images."""
 
 
 @dataclass(frozen=True)
@@ -51,21 +39,28 @@ def find(said: Predictions, update: int) -> Findings:
         columns = (said.index, said.label, said.predicted, said.confidence)
         return [Shown(*one) for one in zip(*(column[rows].tolist() for column in columns), strict=True)]
 
-    error = calibration(said).error
-    names, counts = said.classes.tolist(), confusion(said).tolist()
-    return Findings(update, names, counts, error, shown(worst(said, SHOWN)), shown(some(said, SHOWN)))
+    return Findings(
+        update=update,
+        scores=class_scores(said),
+        confusion=confusion(said).tolist(),
+        calibration_error=calibration(said).error,
+        errors=shown(worst(said, SHOWN)),
+        predictions=shown(some(said, SHOWN)),
+    )
 
 
 def confusion(said: Predictions) -> NDArray[np.int64]:
-    """(classes, classes): how many images of a class (row) were taken for one (column)."""
-    count = len(said.classes)
-    return np.bincount(said.label * count + said.predicted, minlength=count**2).reshape(count, count)
+    """(cells, 3): the numbers of a class, of one that it was taken for, and of the images of which that is true."""
+    cells, images = np.unique(np.stack([said.label, said.predicted], 1), axis=0, return_counts=True)
+    return np.column_stack([cells, images])
 
 
 def class_scores(said: Predictions) -> list[ClassScores]:
     """The scores of each class."""
-    counts = confusion(said)
-    right, named, there = counts.diagonal(), counts.sum(0), counts.sum(1)
+    predicted, count = said.predicted, len(said.classes)
+    right, named, there = (
+        np.bincount(which, minlength=count) for which in (predicted[predicted == said.label], predicted, said.label)
+    )
     precision, recall = right / np.maximum(named, 1), right / np.maximum(there, 1)
     f1 = 2 * right / np.maximum(named + there, 1)
     columns = (said.classes.tolist(), precision.tolist(), recall.tolist(), f1.tolist(), there.tolist())

@@ -12,6 +12,7 @@ import tyro
 
 from distrib.insight import grids
 from distrib.insight.comparison import Contender, Difference, Variant, differences, differing, open_runs, variants
+from distrib.insight.findings import MOST_CLASSES, Findings
 from distrib.insight.history import Column
 from distrib.insight.report import curves, page
 from distrib.insight.report.page import Section
@@ -167,17 +168,22 @@ def classes(runs: list[Contender]) -> str:
     told = [(name, found) for name, found in told if found.classes == told[0][1].classes]
     if not told:
         return page.paragraph("No report of these runs tells: distrib report RUN writes one.")
-    names = [html.escape(name) for name in told[0][1].classes]
-    chart = curves.figure("recognised", "", barmode="group", height=max(320, 22 * len(names) * len(told)))
-    for name, found in told:
-        chart.add_trace(go.Bar(y=names, x=found.recalls, name=html.escape(name), orientation="h"))
-    chart.update_xaxes(tickformat=".0%").update_yaxes(type="category", autorange="reversed", automargin=True)
     heads = ["class", *(name for name, _ in told), *(f"{name} less {told[0][0]}, points" for name, _ in told[1:])]
     rows = [
         [name, *recalls, *(f"{100 * (recall - recalls[0]):+.1f}" for recall in recalls[1:])]
         for name, *recalls in zip(told[0][1].classes, *(found.recalls for _, found in told), strict=True)
     ]
-    return page.chart("class-bars", chart) + page.table(heads, rows)
+    drawn = page.chart("class-bars", class_bars(told)) if len(rows) <= MOST_CLASSES else ""
+    return drawn + page.table(heads, rows)
+
+
+def class_bars(told: list[tuple[str, Findings]]) -> go.Figure:
+    """How many images of each class every run recognises; names and findings of runs with the same classes."""
+    names = [html.escape(name) for name in told[0][1].classes]
+    chart = curves.figure("recognised", "", barmode="group", height=max(320, 22 * len(names) * len(told)))
+    for name, found in told:
+        chart.add_trace(go.Bar(y=names, x=found.recalls, name=html.escape(name), orientation="h"))
+    return chart.update_xaxes(tickformat=".0%").update_yaxes(type="category", autorange="reversed", automargin=True)
 
 
 def minutes(run: Contender) -> Column:

@@ -1,6 +1,7 @@
 """What a network makes of the test images, as plotly's figures."""
 
 import html
+from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
@@ -10,9 +11,15 @@ from distrib.insight.report.analysis import Calibration
 from distrib.insight.report.curves import BLUE, GRAY, figure
 
 
-def matrix(counts: NDArray[np.int64], classes: list[str]) -> go.Figure:
-    """A confusion matrix. Its colours are shares of a row, its numbers are images."""
+def matrix(confusion: Sequence[Sequence[int]], classes: list[str]) -> go.Figure:
+    """A confusion matrix. Its colours are shares of a row, its numbers are images.
+
+    ``confusion`` is (cells, 3): the numbers of a class, of one that it was taken for, and of images.
+    """
     names = [html.escape(name) for name in classes]
+    counts = np.zeros((len(names), len(names)), np.int64)
+    true, taken, images = np.array(confusion).T
+    counts[true, taken] = images
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     heat = go.Heatmap(
         z=shares.round(4).tolist(),

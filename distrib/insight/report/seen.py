@@ -4,11 +4,10 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from distrib.insight.evaluation import prepare
-from distrib.insight.findings import Findings, Shown
+from distrib.insight.findings import MOST_CLASSES, Findings, Shown
 from distrib.insight.predictions import Predictions, collect
 from distrib.insight.report import analysis, figures, page, pictures
 from distrib.insight.report.page import Section
@@ -17,6 +16,7 @@ from distrib.lifecycle.ending import Ending
 from distrib.lifecycle.processes import start
 from distrib.zoo import anatomy, registry
 
+MOST_CONFUSED = 100  # pairs of classes in a table
 TRAINED = 3  # times a forward pass that an image in training costs: forward, and backward twice as much
 
 
@@ -44,18 +44,27 @@ def image_sections(said: Predictions, found: Findings, image: Callable[[int], Im
             (pictures.picture(image(one.index)), names[one.label], names[one.predicted], one.confidence) for one in some
         )
 
-    scores = [dataclasses.astuple(row) for row in analysis.class_scores(said)]
+    scores = [dataclasses.astuple(row) for row in found.scores]
     calibrated = analysis.calibration(said)
     error = page.paragraph(f"Expected calibration error: {calibrated.error:.2%}.")
-    matrix = figures.matrix(np.array(found.confusion), names)
     return [
-        Section("confusion", "Confusion matrix", page.chart("matrix", matrix)),
+        confusion_section(found),
         Section("classes", "Classes", page.table(["class", "precision", "recall", "F1", "images"], scores)),
         Section("calibration", "Calibration", error + page.chart("reliability", figures.reliability(calibrated))),
         Section("errors", "Most confident errors", shown(found.errors)),
         Section("predictions", "Some predictions", shown(found.predictions)),
         Section("features", "Map of the features", feature_map(said, image)),
     ]
+
+
+def confusion_section(found: Findings) -> Section:
+    """What was taken for what: a matrix, or the most frequent errors where there are too many classes for one."""
+    names = found.classes
+    if len(names) <= MOST_CLASSES:
+        return Section("confusion", "Confusion matrix", page.chart("matrix", figures.matrix(found.confusion, names)))
+    errors = sorted((cell for cell in found.confusion if cell[0] != cell[1]), key=lambda cell: -cell[2])
+    rows = [(names[true], names[taken], images) for true, taken, images in errors[:MOST_CONFUSED]]
+    return Section("confusion", "Most confused classes", page.table(["class", "taken for", "images"], rows))
 
 
 def feature_map(said: Predictions, image: Callable[[int], Image.Image]) -> str:
