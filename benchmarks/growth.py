@@ -6,7 +6,8 @@ For each number, in a process of its own, the seconds of each part and the most 
 
 images: to list a folder and order it, to make its fingerprint, to draw the order of an epoch. No file is there: what
 the operating system would list is made up, so that its own time, which depends on the disk, is left out.
-classes: what a report finds out about 10,000 test images, to write and read that as JSON, and to make its page.
+classes: what a report finds out about 10,000 test images, to write and read that as JSON, and to make its page; the
+probabilities that it is found out from, of every image and class, are of the memory.
 updates: to cut a journal back, as a restart does; to read it, as the end of a run does; to make the page of its curves.
 """
 
@@ -25,6 +26,7 @@ from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
+from PIL import Image
 
 from distrib.images import sources
 from distrib.images.order import permutation
@@ -33,7 +35,7 @@ from distrib.insight.history import COLUMNS, load_history
 from distrib.insight.predictions import Predictions
 from distrib.insight.report import analysis, page
 from distrib.insight.report.page import Section
-from distrib.insight.report.seen import confusion_section
+from distrib.insight.report.seen import image_sections
 from distrib.insight.report.writing import journal_sections
 from distrib.lifecycle.folder import RunFolder
 from distrib.lifecycle.journal import cut_back
@@ -87,20 +89,20 @@ def with_images(count: int) -> dict[str, float]:
 
 def with_classes(count: int) -> dict[str, float]:
     """Of the report of a network for so many classes."""
-    draws = np.random.default_rng(0)
+    clock, draws = Clock(), np.random.default_rng(0)
     label, taken = draws.integers(0, count, (2, TESTED))
     probabilities = np.full((TESTED, count), 0.5 / count, np.float32)
     probabilities[range(TESTED), np.where(draws.random(TESTED) < 0.7, label, taken)] = 0.5
     names = np.array([f"n{number:08}" for number in range(count)])
-    said = Predictions(np.arange(TESTED), label, probabilities, np.zeros((TESTED, 1), np.float32), names)
-    clock = Clock()
+    features = draws.normal(size=(TESTED, 50)).astype(np.float32)
+    said = Predictions(np.arange(TESTED), label, probabilities, features, names)
     with clock.part("find"):
         found = analysis.find(said, update=1)
     with tempfile.TemporaryDirectory() as out, clock.part("save and load"):
         findings.save(found, Path(out) / "report.json")
         assert findings.load(Path(out) / "report.json") == found
     with clock.part("page"):
-        text = page.page("", "", [confusion_section(found)])
+        text = page.page("", "", image_sections(said, found, lambda _: Image.new("RGB", (32, 32))))
     return clock.stop(MB=len(text) / 1e6)
 
 

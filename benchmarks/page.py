@@ -17,7 +17,7 @@ PLACE = re.compile(r"(<!-- figures -->\n).*(<!-- end of figures -->)", re.DOTALL
 def table(results: list[dict]) -> str:
     """The figures as a table in Markdown, under what they were measured with."""
     rows = {row["what"]: row for result in results for row in result["rows"]}
-    facts = {name: value for result in results for name, value in result.items() if name not in ("rows", "rounds")}
+    facts = {name: value for result in results for name, value in result.items() if name != "rows"}
     lines = [", ".join(f"{name} {value}" for name, value in facts.items()) + ".", ""]
     lines += ["| what | measured | asked |", "| --- | --- | --- |"]
     for row in rows.values():

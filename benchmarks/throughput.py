@@ -38,6 +38,8 @@ class Work:
     updates: int
     device: str = "cpu"
     epochs: int = 1
+    flags: tuple[str, ...] = ()
+    """More of the command's, so that it does what the tutorial does."""
 
     @classmethod
     def on_gpu(cls, network: str) -> "Work":
@@ -48,7 +50,7 @@ class Work:
 WORKS = {
     "simplecnn": Work("simplecnn", 128, 40, 200),
     "resnet18": Work("resnet18", 128, 3, 12),
-    "resnet9": Work("resnet9", 400, 3, 6),
+    "resnet9": Work("resnet9", 400, 3, 6, flags=("--optimizer", "adam", "--clip-value", "0.1")),
 }
 
 
@@ -63,7 +65,7 @@ def distrib(work: Work, precision: str) -> float:
             "log-every": every, "wandb": "off", "device": work.device,
         }  # fmt: skip
         command = [sys.executable, ROOT / "distrib/train.py", "--no-report"]
-        run([*command, *(word for name, value in flags.items() for word in (f"--{name}", str(value)))])
+        run([*command, *work.flags, *(word for name, value in flags.items() for word in (f"--{name}", str(value)))])
         lines = map(json.loads, (Path(out) / "run/metrics.jsonl").read_text().splitlines())
         speeds = [record["images_per_second"] for record in lines if record["kind"] == "update"]
     steady = speeds[work.warm_up :]

@@ -39,8 +39,8 @@ from distrib.lifecycle.preflight import check_data, check_ranks, image_facts, ro
 from distrib.lifecycle.processes import Processes
 from distrib.lifecycle.saving import Saver
 from distrib.lifecycle.stopping import StopRequest, lead
-from distrib.settings import Compute, Settings, SettingsError
-from distrib.zoo import registry
+from distrib.settings import Compute, Model, Settings, SettingsError
+from distrib.zoo import anatomy, registry
 from distrib.zoo.speednet import SpeedNet
 
 WHITENED = 5000  # training images, to whose patches --first-weights whitened fits
@@ -129,11 +129,11 @@ def assemble(
 
 def make_network(settings: Settings, feed: Feed, device: torch.device, *, fresh: bool) -> nn.Module:
     """The network on the device, with its first weights if it is ``fresh``; the same on every process."""
-    torch.manual_seed(settings.compute.seed)
     size, classes = feed.preprocessing.size, len(feed.preprocessing.classes)
-    network = registry.build(settings.model, classes=classes, image_size=size, download=fresh)
     if feed.growth.first < size:
-        registry.blueprint(settings.model, classes=classes, image_size=feed.growth.first)  # is it large enough?
+        check_start_size(settings.model, feed)
+    torch.manual_seed(settings.compute.seed)
+    network = registry.build(settings.model, classes=classes, image_size=size, download=fresh)
     if settings.lifecycle.init is not None and fresh:
         load_weights(network, checkpoints.weights(settings.lifecycle.init), str(settings.lifecycle.init))
     if isinstance(network, SpeedNet) and settings.model.whitened and fresh and settings.lifecycle.init is None:
@@ -141,12 +141,36 @@ def make_network(settings: Settings, feed: Feed, device: torch.device, *, fresh:
     layout = torch.channels_last if settings.compute.channels_last else torch.contiguous_format
     network = network.to(device, memory_format=layout)  # type: ignore[call-overload]
     if settings.compute.compiled:
+        allow_graphs(feed.growth.sides)
         # In place: the module, its parameters and their names stay as they are. One graph for each shape: one for all
         # would depend on which shape came first, and so on where the run was interrupted.
         network.compile(dynamic=False, mode=settings.compute.compile)
     elif device.type == "cpu" and settings.compute.channels_last and multiplies_in_tiles():
         by_products(network)
     return network
+
+
+def check_start_size(model: Model, feed: Feed) -> None:
+    """Raise ``SettingsError`` if the network does not take the images that the run begins with."""
+    first, size, classes = feed.growth.first, feed.preprocessing.size, len(feed.preprocessing.classes)
+    try:
+        registry.blueprint(model, classes=classes, image_size=first)
+        # Vision transformers are built for one size, and then take no other.
+        anatomy.look(registry.blueprint(model, classes=classes, image_size=size), first)
+    except (SettingsError, RuntimeError, AssertionError, ValueError) as error:
+        raise SettingsError(f"--start-size {first}: {model.model} takes no images of that size ({error})") from None
+
+
+def allow_graphs(sides: int) -> None:
+    """Let torch keep a graph for each shape, of images of so many sides, whole and last batches, in both modes.
+
+    By default it compiles nothing anew after the eighth, and only logs that: the rest would be slow, and a restarted
+    process, which compiles what it meets first, would compute other bits.
+    """
+    from torch._dynamo import config  # noqa: PLC0415 - a second
+
+    config.recompile_limit = max(config.recompile_limit, 2 * sides + 4)
+    config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 2 * config.recompile_limit)
 
 
 def make_reduction(network: nn.Module, feed: Feed, processes: Processes, settings: Settings) -> Reduction:

@@ -51,7 +51,7 @@ def tuned_batches(batch: int, dtype: torch.dtype, device: str) -> Iterator[tuple
 
 
 def tuned(asked: Namespace, watch: Stopwatch) -> None:
-    """The fastest that we can write by hand: the same kernels and nothing around them."""
+    """The fastest that we can write by hand: PyTorch's own kernels and nothing around them."""
     keep_pages()
     net = network(asked.network).to(asked.device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, fused=True)

@@ -35,6 +35,11 @@ class Growth:
             raise SettingsError(f"--start-size {first} is more than the {size} pixels that images have")
         return cls(first, size, GROWING * updates if first < size else 0)
 
+    @property
+    def sides(self) -> int:
+        """How many different ones there are."""
+        return 2 + (self.full - self.first - 1) // STEP
+
     def side(self, update: int) -> int:
         """Pixels at the update with index ``update`` (from 0)."""
         if update >= self.updates:

@@ -21,7 +21,7 @@ from distrib.images import sources
 from distrib.images.decoding import ImageError
 from distrib.images.packed import MANIFEST, VERSION, Form, damaged, shard_name
 from distrib.images.splits import Split
-from distrib.images.workers import cores, lost
+from distrib.images.workers import cores, served, worker
 from distrib.settings import Data, SettingsError, require
 
 SHARD = 2**28  # bytes after which the next shard begins
@@ -199,14 +199,15 @@ def _packed(split: Split, request: Request) -> Iterator[Packed]:
         ImageError: a process died.
     """
     workers = request.workers or cores()
-    loader = DataLoader(_Packing(split, request), batch_size=_AT_ONCE, num_workers=workers, collate_fn=list)
-    try:
-        for several in loader:
-            yield from several
-    except (RuntimeError, OSError, EOFError) as error:
-        if (told := lost(error)) is None:
-            raise
-        raise told from None
+    loader = DataLoader(
+        _Packing(split, request),
+        batch_size=_AT_ONCE,
+        num_workers=workers,
+        collate_fn=list,
+        worker_init_fn=worker(),
+    )
+    for several in served(loader):
+        yield from several
 
 
 def shrunk(image: Image.Image, side: int) -> Image.Image:

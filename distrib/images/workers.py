@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from threading import Thread
+from typing import Any
 
 import torch
 from PIL import Image
@@ -114,6 +115,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def worker() -> Callable[[int], None]:
+    """What a loader calls in each new worker of this process."""
+    return partial(_serve, os.getpid())
+
+
 def _serve(training: int, _: int) -> None:
     """In a worker: go on whatever asks the job to stop, as the process ``training`` needs its workers until it saved.
 
@@ -164,6 +170,21 @@ def lost(error: Exception) -> ImageError | None:
     )
 
 
+def served(loader: DataLoader[Any]) -> Iterator[Any]:
+    """What the worker processes of a loader send, in order.
+
+    Raises:
+        ImageError: a worker died, or has no room for what it decoded.
+    """
+    try:
+        with _starting():
+            batches = iter(loader)
+        yield from batches
+    except (RuntimeError, OSError, EOFError) as error:
+        # No name for it: it knows this frame, which would know it, and so live on with the loader's pipes.
+        raise (lost(error) or error) from None
+
+
 class _Tasks(Sampler[Task]):
     """The tasks of the next pass; set anew before each, so that the workers can stay."""
 
@@ -186,7 +207,7 @@ class WorkerLoader:
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=pin,
-            worker_init_fn=partial(_serve, os.getpid()),
+            worker_init_fn=worker(),
         )
 
     def __call__(self, epoch: int, lists: list[Indices]) -> Iterator[Decoded]:
@@ -196,12 +217,4 @@ class WorkerLoader:
             ImageError: a worker died, or has no room for what it decoded.
         """
         self._tasks.tasks = [(epoch, indices) for indices in lists]
-        try:
-            with _starting():
-                batches = iter(self._loader)
-            yield from batches
-        except (RuntimeError, OSError, EOFError) as error:
-            told = lost(error) if self._workers else None
-            if told is None:
-                raise
-            raise told from None
+        yield from served(self._loader) if self._workers else self._loader

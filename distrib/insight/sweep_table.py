@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Literal
 
 from distrib.insight.grids import Sweep, Task
-from distrib.insight.history import History, load_history
 from distrib.insight.summary import columns
 from distrib.lifecycle import checkpoints, journal
 from distrib.lifecycle.ending import FINISHED, STOPPED
@@ -16,7 +15,6 @@ from distrib.lifecycle.journal import Record
 from distrib.settings import SettingsError
 
 SILENCE = 60.0  # seconds without a heartbeat after which a run is not running
-NOTHING = History({}, [], [])  # of a run that has not begun
 State = Literal["done", "running", "waiting", "failed"]
 
 
@@ -45,13 +43,13 @@ def standing(sweep: Sweep, task: Task) -> Standing:
     """Where a task is."""
     folder = RunFolder(sweep.run(task))
     try:
-        history = load_history(folder.journal) if folder.journal.exists() else NOTHING
-        note = ""
+        told = journal.read(folder.journal) if folder.journal.exists() else ()
+        records, note = [record for record in told if record["kind"] != "update"], ""
     except (SettingsError, OSError) as error:
-        history, note = NOTHING, str(error)
-    epochs = history.epochs
+        records, note = [], str(error)
+    epochs = [record for record in records if record["kind"] == "epoch"]
     best = max(epochs, key=lambda record: record["test_top1"] or 0.0, default=None)
-    state, why = state_of(sweep, task, folder, history.events)
+    state, why = state_of(sweep, task, folder, records)
     return Standing(
         task=task,
         state=state,
@@ -63,14 +61,14 @@ def standing(sweep: Sweep, task: Task) -> Standing:
     )
 
 
-def state_of(sweep: Sweep, task: Task, folder: RunFolder, events: list[Record]) -> tuple[State, str]:
+def state_of(sweep: Sweep, task: Task, folder: RunFolder, records: list[Record]) -> tuple[State, str]:
     """The state of a run, and what there is to say about it."""
     if is_done(folder):
         return "done", ""
     if lives(folder):
         return "running", ""
     code = exit_code(sweep.outcome(task))
-    last = next((record for record in reversed(events) if record.get("event") in journal.HISTORY), None)
+    last = next((record for record in reversed(records) if record.get("event") in journal.HISTORY), None)
     if code is None and last is not None and last["event"] in ("failed", "diverged"):
         code = last.get("exit_code", 1)
     if code not in (None, FINISHED, STOPPED):

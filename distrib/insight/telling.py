@@ -5,7 +5,6 @@ import shlex
 import numpy as np
 
 from distrib.insight.console import harmonic_mean
-from distrib.insight.history import load_history
 from distrib.insight.summary import aligned, spent, summarize
 from distrib.learning.engine import Trainer
 from distrib.lifecycle.environment import device_name
@@ -50,6 +49,8 @@ def closing_text(trainer: Trainer, *, failed: bool = False) -> str:
     """What the run reached, from its journal, and the commands that go on from here; of a failed run only these."""
     if failed:
         return "\n" + "\n".join(aligned(commands(trainer, failed=True)))
+    from distrib.insight.history import load_history  # noqa: PLC0415 - pyarrow, which no start should wait for
+
     history = load_history(trainer.folder.journal)
     speeds = history.updates["images_per_second"]
     speeds = speeds[~np.isnan(speeds)]

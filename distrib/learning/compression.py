@@ -5,8 +5,6 @@ they leave out is added to the next gradient, by each process for itself. These 
 the next ones are computed are as much a part of a run's state as momentum is.
 """
 
-from functools import partial
-
 import torch
 from torch import Tensor
 from torch.distributed import GradBucket  # type: ignore[attr-defined] # torch does not say that it exports it
@@ -34,7 +32,13 @@ class PowerSGD:
             start_powerSGD_iter=max(2, min(WHOLE, updates // 10)),
             orthogonalization_epsilon=1e-8,  # gradients may vanish
         )
-        network.register_comm_hook(self._state, _hook)
+        self._before: dict[int, tuple[Tensor | None, ...]] = {}  # by bucket, what _changed held before the last update
+        network.register_comm_hook(None, self._hook)
+
+    @property
+    def _changed(self) -> tuple[dict[int, Tensor], ...]:
+        """What an update leaves to the next one, by bucket."""
+        return self._state.error_dict, self._state.q_memory_dict
 
     @property
     def _memories(self) -> dict[str, dict[int, Tensor]]:
@@ -45,12 +49,34 @@ class PowerSGD:
         """The update with index ``update`` begins: it may be the first after a restart."""
         self._state.iter = update
 
+    def _hook(self, _: None, bucket: GradBucket) -> Future[Tensor]:
+        """Torch's hook; what it will change is kept, as the update may turn out to be one that is left out."""
+        index = bucket.index()
+        self._before[index] = tuple(m[index].clone() if index in m else None for m in self._changed)
+        future = powerSGD_hook(self._state, bucket)
+        if not bucket.buffer().is_cuda:
+            future.wait()  # gloo's threads would order those of two buckets differently on each process, and it aborts
+        return future
+
+    def undo(self, bad: Tensor) -> None:
+        """If the last update was ``bad``, a boolean scalar on the device, it is left out: remember nothing of it."""
+        for index, before in self._before.items():
+            for memory, kept in zip(self._changed, before, strict=True):
+                if index in memory:
+                    memory[index] = torch.where(bad, _first(memory[index]) if kept is None else kept, memory[index])
+        self._before.clear()
+
     def tensors(self, processes: Processes) -> Tensors:
-        """Remainders and factors, (world, n) each, a row for each process. Every process must call it."""
+        """Remainders and factors, (world, n) each, a row for each process, on rank 0's host; the others get none.
+
+        Every process must call it.
+        """
         found = {}
         for kind, memory in self._memories.items():
             for bucket, tensor in sorted(memory.items()):
-                found[f"{kind}/{bucket}"] = processes.stack(tensor).cpu()
+                rows = processes.stack(tensor)
+                if processes.is_main:
+                    found[f"{kind}/{bucket}"] = rows.cpu()
         return found
 
     def load(self, tensors: Tensors, processes: Processes) -> None:
@@ -61,26 +87,6 @@ class PowerSGD:
             kind, _, bucket = name.partition("/")
             if len(rows) == processes.size:
                 self._memories[kind][int(bucket)] = rows[processes.rank].to(processes.device)
-
-
-def _hook(state: PowerSGDState, bucket: GradBucket) -> Future[Tensor]:
-    """Torch's hook; but an update that is not finite, and so will be left out, leaves nothing in what is remembered."""
-    index = bucket.index()
-    kept = [memory[index].clone() if index in memory else None for memory in (state.error_dict, state.q_memory_dict)]
-    future = powerSGD_hook(state, bucket)
-    if not bucket.buffer().is_cuda:
-        future.wait()  # gloo's threads would send those of two buckets in another order on each process, and it aborts
-    return future.then(partial(_undone, state, index, kept))
-
-
-def _undone(state: PowerSGDState, index: int, kept: list[Tensor | None], future: Future[Tensor]) -> Tensor:
-    gradients: Tensor = future.value()
-    if index not in state.error_dict:
-        return gradients  # sent as they are
-    fine = gradients.isfinite().all()
-    for memory, before in zip((state.error_dict, state.q_memory_dict), kept, strict=True):
-        memory[index] = torch.where(fine, memory[index], _first(memory[index]) if before is None else before)
-    return gradients
 
 
 def _first(tensor: Tensor) -> Tensor:

@@ -32,8 +32,8 @@ class Guard:
         self._kept = [torch.cat([buffer.flatten() for buffer in group]) for group in self._buffers]
 
     @torch.no_grad()
-    def step(self, optimizer: AcceleratedOptimizer, norm: Tensor) -> None:
-        """Step if the gradients' ``norm``, a scalar, is finite."""
+    def step(self, optimizer: AcceleratedOptimizer, norm: Tensor) -> Tensor:
+        """Step if the gradients' ``norm``, a scalar, is finite; return whether it is not, a boolean scalar there."""
         bad = ~norm.isfinite()
         if optimizer.scaler is None:  # else fp16's scaler does the same, from the same gradients
             # What torch's own scaler hands to fused optimizers: their kernels leave everything as it is if it is 1.
@@ -45,6 +45,7 @@ class Guard:
             chosen = torch.where(bad, kept, torch.cat([buffer.flatten() for buffer in group]))
             parts = chosen.split([buffer.numel() for buffer in group])
             torch._foreach_copy_(group, [p.view_as(b) for p, b in zip(parts, group, strict=True)])
+        return bad
 
 
 def poisoned(loss: Tensor, factor: float) -> Tensor:

@@ -114,7 +114,9 @@ class Trainer:
             max_value=optimization.clip_value,
         )
         self.snapshots.copied()  # from here on what is being saved changes
-        self.guard.step(self.optimizer, norm)
+        bad = self.guard.step(self.optimizer, norm)
+        if self.state.compression is not None:
+            self.state.compression.undo(bad)
         self.optimizer.zero_grad(set_to_none=True)
         progress.update += 1
         progress.test_top1 = None

@@ -69,6 +69,8 @@ class Muon(SGD):
 def orthogonal(matrix: Tensor, dtype: torch.dtype) -> Tensor:
     """The matrix with all its singular values near 1, by a Newton-Schulz iteration in ``dtype``."""
     first, third, fifth = COEFFICIENTS
+    if dtype == torch.float16:  # where small gradients would lose their digits, or become 0
+        matrix = matrix / (matrix.norm() + 1e-7)
     x = matrix.to(dtype)
     x = x / (x.norm() + 1e-7)
     tall = x.shape[0] > x.shape[1]

@@ -106,8 +106,7 @@ class TrainState:
             own = {f"{group}/{name}": rows.contiguous() for name, rows in stacked.items()}
             groups["statistics"] |= own if processes.is_main else {}
         if self.compression is not None:
-            sent = self.compression.tensors(processes)
-            groups["compression"] = sent if processes.is_main else {}
+            groups["compression"] = self.compression.tensors(processes)
         if copies is None:
             copied.wait()
         return groups

@@ -16,7 +16,7 @@ from distrib.lifecycle.files import write_whole
 from distrib.lifecycle.folder import RunFolder
 from distrib.lifecycle.lock import Lock
 from distrib.lifecycle.processes import Processes
-from distrib.settings import Settings, SettingsError
+from distrib.settings import LOCATED_DATA, Settings, SettingsError
 
 # What a run may change when it goes on: where it reads, writes and computes, not what.
 FREE = {
@@ -124,5 +124,6 @@ def compare(folder: RunFolder, settings: Settings) -> None:
 
 def _same(key: str, before: Any, now: Any) -> bool:
     """Whether a setting has not changed. Images may move: whether they are the same, their fingerprint says."""
-    moved = ("folder:", "hf:")
-    return before == now or (key == "data" and any(before.startswith(m) and now.startswith(m) for m in moved))
+    return before == now or (
+        key == "data" and any(before.startswith(place) and now.startswith(place) for place in LOCATED_DATA)
+    )

@@ -279,7 +279,7 @@ def bytes_text(count: int) -> str:
 
 
 def checkpoint_bytes(network: nn.Module, settings: Settings, world: int) -> int:
-    """Estimate of the size of a checkpoint: weights, optimizer and average, all in fp32, and statistics."""
+    """Estimate of the size of a checkpoint: weights, optimizer, average, remainders and statistics, all in fp32."""
     optimization = settings.optimization
     weights = sum(parameter.numel() for parameter in network.parameters())
     statistics = sum(buffer.numel() for buffer in network.buffers() if buffer.is_floating_point())
@@ -287,4 +287,5 @@ def checkpoint_bytes(network: nn.Module, settings: Settings, world: int) -> int:
     networks = 1 if optimization.ema_decay is None else 2
     # Each network once with averaged statistics; with several processes, everybody's own ones too.
     copies = networks * (1 + (world if world > 1 else 0))
-    return 4 * (weights * (networks + slots) + statistics * copies)
+    remainders = world if settings.compute.comm == "powersgd" and world > 1 else 0  # of about all weights
+    return 4 * (weights * (networks + slots + remainders) + statistics * copies)

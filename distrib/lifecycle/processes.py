@@ -18,7 +18,7 @@ from distrib.images.decoding import ImageError
 from distrib.lifecycle import launch
 from distrib.lifecycle.allocator import keep_pages
 from distrib.lifecycle.ending import Ending, Failed, Finished
-from distrib.settings import Compute, Precision, SettingsError
+from distrib.settings import Compute, Precision, SettingsError, require
 
 # Long enough for one process to download or decode while the others wait. Not 600 s, Accelerate's own default: it
 # passes on only what differs from its defaults, and gloo would then wait 1,800 s.
@@ -146,6 +146,9 @@ def start(settings: Compute) -> Processes:
     """
     device = choose_device(settings.device, os.environ)
     precision = choose_precision(settings.precision, device, os.environ)
+    # What it remembers of gradients would be of another scale than the next ones.
+    scaled = precision == "fp16" and settings.comm == "powersgd"
+    require(not scaled, "--comm powersgd does not go with fp16, which rescales gradients: use --precision bf16 or fp32")
     os.environ.update(launch.ranks(os.environ))
     if device == "cpu" and (name := launch.interface(os.environ)):
         os.environ["GLOO_SOCKET_IFNAME"] = name

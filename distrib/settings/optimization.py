@@ -48,6 +48,7 @@ class Optimization:
         require(not self.nesterov or self.optimizer == "sgd", f"--nesterov goes with sgd, not {self.optimizer}")
         require(self.bias_lr is None or self.bias_lr > 0, "--bias-lr is above 0")
         require(not self.nesterov or self.momentum > 0, "--nesterov needs --momentum above 0")
+        require(self.optimizer != "muon" or self.momentum > 0, "--optimizer muon needs --momentum above 0")
         require(self.weight_decay >= 0, "--weight-decay is 0 or more")
         require(self.clip_norm is None or self.clip_norm > 0, "--clip-norm is above 0")
         require(self.clip_value is None or self.clip_value > 0, "--clip-value is above 0")

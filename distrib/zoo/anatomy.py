@@ -56,7 +56,7 @@ def forward_flops(net: nn.Module, image_size: int) -> int:
     from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415 - it imports triton, half a second
 
     with FlopCounterMode(display=False) as counter:
-        _look(net, image_size)
+        look(net, image_size)
     return counter.get_total_flops()
 
 
@@ -83,7 +83,7 @@ def layers(net: nn.Module, image_size: int) -> list[Layer]:
         for name, module in net.named_modules()
     ]
     try:
-        _look(net, image_size)
+        look(net, image_size)
     finally:
         for handle in handles:
             handle.remove()
@@ -143,8 +143,8 @@ def _component(name: str) -> str:
     return "classifier" if name in ("fc", "head", "heads") else name
 
 
-def _look(net: nn.Module, image_size: int) -> Tensor:
-    """One image through the network: logits (1, classes)."""
+def look(net: nn.Module, image_size: int) -> Tensor:
+    """One image through the network, as in evaluation: logits (1, classes)."""
     with _evaluating(net), torch.no_grad():
         return net(torch.zeros(1, 3, image_size, image_size, device=_device(net)))
 

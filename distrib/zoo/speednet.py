@@ -24,7 +24,8 @@ class Whitening(nn.Conv2d):
     def fit(self, images: Tensor) -> None:
         """Take the directions in which patches of ``images``, (N, 3, H, W) floats, vary, most first."""
         corners = images.unfold(2, PATCH, 1).unfold(3, PATCH, 1)  # (N, 3, H - 1, W - 1, 2, 2)
-        patches = corners.permute(0, 2, 3, 1, 4, 5).reshape(-1, 3 * PATCH**2).double().cpu()
+        # On the CPU, as not all devices know doubles.
+        patches = corners.permute(0, 2, 3, 1, 4, 5).reshape(-1, 3 * PATCH**2).cpu().double()
         variances, directions = torch.linalg.eigh(patches.T @ patches / len(patches))
         filters = (directions / (variances + SMALLEST_VARIANCE).sqrt()).T.flip(0).view(-1, 3, PATCH, PATCH)
         self.weight.copy_(torch.cat([filters, -filters]))

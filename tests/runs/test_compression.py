@@ -1,6 +1,7 @@
 """Gradients that are sent in fewer bytes."""
 
 import signal
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
@@ -91,24 +92,42 @@ def alone(tmp_path):
     dist.destroy_process_group()
 
 
+@contextmanager
+def poisoned(layers):
+    """While gradients on their way to the first layer become NaN; those of the second are fine."""
+
+    def poison(_, __, output):
+        output.register_hook(lambda gradient: gradient * torch.nan)
+
+    handle = layers[0].register_forward_hook(poison)
+    yield
+    handle.remove()
+
+
 @pytest.mark.parametrize("bad", [2, 5])  # the first update that is approximated, and a later one
 def test_an_update_that_is_not_finite_leaves_no_trace(alone, bad):
     torch.manual_seed(0)
-    network = DistributedDataParallel(nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64)))
+    layers = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64))
+    network = DistributedDataParallel(layers, bucket_cap_mb=0.01)  # each layer's gradient goes alone
     sender = PowerSGD(network, updates=20)
     images = torch.randn(9, 16, 64)
     for update in range(9):
         before = {kind: {at: tensor.clone() for at, tensor in kept.items()} for kind, kept in sender._memories.items()}
         sender.begin(update)
-        factor = torch.nan if update == bad else 1.0
-        (network(images[update]).square().mean() * factor).backward()
+        with poisoned(layers) if update == bad else nullcontext():
+            network(images[update]).square().mean().backward()
+        finite = [parameter.grad.isfinite().all() for parameter in network.parameters()]
+        assert all(finite) == (update != bad)
+        assert any(finite)
+        sender.undo(~torch.stack(finite).all())
         network.zero_grad()
-        after = sender._memories
+        after = {kind: sender._memories[kind] for kind in ("error", "q")}
         if update == bad and before["error"]:
-            assert all(torch.equal(after[kind][0], before[kind][0]) for kind in ("error", "q"))
+            assert all(torch.equal(after[kind][at], before[kind][at]) for kind in after for at in before[kind])
         if update >= 2:
-            assert all(after[kind][0].isfinite().all() for kind in ("error", "q"))
-    assert after["error"][0].abs().max() > 0
+            assert all(tensor.isfinite().all() for kept in after.values() for tensor in kept.values())
+            assert {len(kept) for kept in after.values()} == {2}
+    assert all(tensor.abs().max() > 0 for tensor in after["error"].values())
 
 
 def test_exact_goes_without(tmp_path):

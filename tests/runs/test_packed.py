@@ -1,5 +1,6 @@
 """Runs on packed data sets are those on what was packed."""
 
+import shutil
 import sys
 
 import numpy as np
@@ -43,3 +44,9 @@ def test_an_exact_run_is_the_same_on_two_processes(place):
     flags = ("--exact", "--virtual-ranks", 2)
     alone = weights(place, "alone", f"pack:{place / 'raw'}", *flags)
     assert weights(place, "together", f"pack:{place / 'raw'}", *flags, world=2) == alone
+
+
+def test_a_pack_may_move(place):
+    before = weights(place, "moved", f"pack:{place / 'raw'}")
+    shutil.copytree(place / "raw", place / "elsewhere")
+    assert weights(place, "moved", f"pack:{place / 'elsewhere'}") == before

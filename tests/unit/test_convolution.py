@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from distrib import assembly
+from distrib.images.growth import Growth
 from distrib.learning import convolution
 from distrib.learning.convolution import DEEP, SmallConvolution, by_products, patches
 from distrib.settings import Compute, Model, Settings
@@ -124,9 +125,8 @@ def test_patches_hold_what_each_place_sees():
 def test_a_run_learns_so_where_it_is_faster(tiles, compute, expected, monkeypatch):
     monkeypatch.setattr(assembly, "multiplies_in_tiles", lambda: tiles)
     settings = Settings(model=Model(model="simplecnn", width=4), compute=Compute(**compute))
-    feed = SimpleNamespace(
-        preprocessing=SimpleNamespace(size=16, classes=("cat", "dog")), growth=SimpleNamespace(first=16)
-    )
+    growth = Growth.of(settings.augmentation, size=16, updates=1)
+    feed = SimpleNamespace(preprocessing=SimpleNamespace(size=16, classes=("cat", "dog")), growth=growth)
     network = assembly.make_network(settings, feed, torch.device("cpu"), fresh=True)
     convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
     assert convolutions

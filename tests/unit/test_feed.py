@@ -450,7 +450,7 @@ def test_images_grow_by_the_number_of_the_update_also_when_going_on(
     grows = {"data": {"image_size": 16}, "augmentation": {"start_size": 8}, "epochs": 3}
     feed = Feed(digits, settings(loading, workers, **grows), Solo(), CPU)
     sides = [batch.pixels.shape[1] for epoch in range(3) for batch in feed.train(epoch)]
-    # 3 updates an epoch, of 3 micro-batches; full after 7.2 of 9 updates
+    # 3 updates an epoch, of 3 micro-batches; full after 7.65 of 9 updates
     assert sides == [side for side in (8, 8, 8, 8, 12, 12, 12, 12, 16) for _ in range(3)]
     assert same(feed.train(1, 1), list(feed.train(1))[3:])
 

@@ -17,6 +17,12 @@ def test_sides_rise_in_steps_to_the_full_one_and_stay() -> None:
         assert {growth(first).side(update) for update in range(25)} == {32}
 
 
+@pytest.mark.parametrize(("first", "full"), [(24, 32), (32, 32), (31, 32), (28, 32), (27, 32), (128, 224), (9, 64)])
+def test_there_are_so_many_sides(first: int, full: int) -> None:
+    grown = Growth.of(Augmentation(start_size=first), size=full, updates=10_000)
+    assert grown.sides == len({grown.side(update) for update in range(10_000)})
+
+
 def test_images_shrink_to_means_of_what_they_cover() -> None:
     images = torch.randint(0, 256, (5, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     assert growth()(images, 24) is images

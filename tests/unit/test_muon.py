@@ -45,6 +45,12 @@ def test_an_orthogonal_step_has_the_directions_of_the_matrix_and_sizes_near_1(
     assert 0.5 < inside.diag().min() <= inside.diag().max() < 1.3
 
 
+def test_small_gradients_are_as_good_in_fp16() -> None:
+    matrix = torch.randn(20, 30, generator=torch.Generator().manual_seed(0))
+    found = orthogonal(matrix * 1e-9, torch.float16)
+    assert (found - orthogonal(matrix, torch.float32)).abs().max() < 0.01
+
+
 def by_hand(weight: Tensor, grads: list[Tensor], lr: float, momentum: float) -> Tensor:
     """Muon as its authors describe it, one weight and one update at a time."""
     buffer = torch.zeros_like(weight)

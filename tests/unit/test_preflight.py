@@ -22,7 +22,7 @@ from distrib.lifecycle.preflight import (
     who,
     written,
 )
-from distrib.settings import Lifecycle, Optimization, Settings, SettingsError
+from distrib.settings import Compute, Lifecycle, Optimization, Settings, SettingsError
 from tests.peers import Solo
 
 
@@ -205,3 +205,6 @@ def test_the_estimate_is_what_a_checkpoint_really_holds(optimization, world) -> 
     own = 2 * 200 * (2 if average else 1) * world if world > 1 else 0  # each rank's statistics, beside the averaged
     size = sum(tensor.nbytes for tensor in saved) + 4 * own
     assert checkpoint_bytes(network, Settings(optimization=optimization), world) == pytest.approx(size, rel=1e-3)
+    sent = Settings(optimization=optimization, compute=Compute(comm="powersgd"))
+    remainders = 4 * sum(parameter.numel() for parameter in network.parameters()) * world if world > 1 else 0
+    assert checkpoint_bytes(network, sent, world) == pytest.approx(size + remainders, rel=1e-3)

@@ -3,7 +3,7 @@ import torch
 
 from distrib.lifecycle import processes
 from distrib.lifecycle.processes import check_world, choose_device, choose_precision
-from distrib.settings import SettingsError
+from distrib.settings import Compute, SettingsError
 
 
 @pytest.mark.parametrize(
@@ -57,6 +57,12 @@ def test_fp16_on_a_cpu_is_refused(wanted: str, told: str | None) -> None:
 def test_a_precision_that_only_the_launcher_knows_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"fp8.*--precision bf16"):
         choose_precision("auto", "cuda", {"ACCELERATE_MIXED_PRECISION": "fp8"})
+
+
+def test_remainders_of_gradients_do_not_go_with_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "choose_precision", lambda *_: "fp16")
+    with pytest.raises(SettingsError, match="--comm powersgd does not go with fp16"):
+        processes.start(Compute(comm="powersgd"))
 
 
 def test_a_device_that_is_absent_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

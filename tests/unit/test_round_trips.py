@@ -99,7 +99,8 @@ def augmentations(draw: st.DrawFn) -> Augmentation:
 @st.composite
 def learning(draw: st.DrawFn) -> tuple[Optimization, Schedule]:
     epochs, lr = draw(COUNTS), draw(POSITIVE)
-    optimizer, momentum = draw(st.sampled_from(["sgd", "adam", "adamw", "muon"])), draw(SHARES | st.just(0.0))
+    optimizer = draw(st.sampled_from(["sgd", "adam", "adamw", "muon"]))
+    momentum = draw(SHARES if optimizer == "muon" else SHARES | st.just(0.0))
     schedule = draw(st.sampled_from(["onecycle", "cosine", "linear", "restarts", "multistep", "plateau", "constant"]))
     assume(schedule != "multistep" or epochs > 1)
     steps = st.sets(st.integers(1, max(epochs - 1, 1)), min_size=1, max_size=5)

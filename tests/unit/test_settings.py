@@ -54,6 +54,7 @@ REFUSED: list[tuple[str, Callable[..., Any], dict[str, Any]]] = [
     ("--momentum", Optimization, {"momentum": -0.1}),
     ("--nesterov", Optimization, {"nesterov": True, "optimizer": "adamw"}),
     ("--momentum", Optimization, {"nesterov": True, "momentum": 0.0}),
+    ("--momentum", Optimization, {"optimizer": "muon", "momentum": 0.0}),
     ("--weight-decay", Optimization, {"weight_decay": -1e-9}),
     ("--clip-norm", Optimization, {"clip_norm": 0.0}),
     ("--clip-value", Optimization, {"clip_value": 0.0}),
