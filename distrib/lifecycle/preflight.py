@@ -38,6 +38,7 @@ REMEDIES = {
 REMARKS = {
     "commit": "the code that trains is the same all the same",
     "accepted": "the run is not exact",
+    "drift": "each process computes Muon's steps for itself: their weights will drift apart in the last bits",
     "pace": "all wait for the slowest",
 }
 """What to know where ranks differ in what they may differ in, by kind of fact."""
@@ -96,7 +97,8 @@ def facts_of(settings: Settings, processes: Processes) -> Facts:
     del flags["--precision"]  # what it stands for is compared
     compute = settings.compute
     told = {"code", "device", *PACKAGES}  # by the facts on code, versions and device
-    numerics = fingerprint(processes, compute) if compute.exact else {}
+    muon = settings.optimization.optimizer == "muon" and not compute.exact
+    numerics = fingerprint(processes, compute) if compute.exact or muon else {}
     numerics = {name: fact for name, fact in numerics.items() if name not in told}
     return {
         "settings": flags,
@@ -104,8 +106,9 @@ def facts_of(settings: Settings, processes: Processes) -> Facts:
         "code": {"code of SHA-256": code_digest(HOUSE)},
         "versions": {"Python": here["python"], **{name: here["packages"][name] for name in PACKAGES}},
         "device": {"device": processes.device.type},
-        "numerics": {} if compute.accept_inexact else numerics,
+        "numerics": {} if compute.accept_inexact or muon else numerics,
         "accepted": numerics if compute.accept_inexact else {},
+        "drift": numerics if muon else {},
         "commit": {"commit": here["commit"]},
         "pace": {"device": here["device_name"], "CPU threads": here["threads"]},
     }

@@ -17,11 +17,13 @@ from distrib.lifecycle.preflight import (
     check_ranks,
     checkpoint_bytes,
     differences,
+    facts_of,
     room,
     room_in,
     who,
     written,
 )
+from distrib.lifecycle.processes import Processes
 from distrib.settings import Compute, Lifecycle, Optimization, Settings, SettingsError
 from tests.peers import Solo
 
@@ -208,3 +210,18 @@ def test_the_estimate_is_what_a_checkpoint_really_holds(optimization, world) -> 
     sent = Settings(optimization=optimization, compute=Compute(comm="powersgd"))
     remainders = 4 * sum(parameter.numel() for parameter in network.parameters()) * world if world > 1 else 0
     assert checkpoint_bytes(network, sent, world) == pytest.approx(size + remainders, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "compute", "compared"),
+    [
+        ("muon", Compute(), {"drift"}),
+        ("sgd", Compute(), set()),
+        ("muon", Compute(exact=True), {"numerics"}),
+        ("muon", Compute(exact=True, accept_inexact=True), {"accepted"}),
+    ],
+)
+def test_arithmetic_is_compared_where_it_matters(optimizer, compute, compared) -> None:
+    processes = Processes(SimpleNamespace(device=torch.device("cpu"), num_processes=2, process_index=0), "fp32")
+    facts = facts_of(Settings(optimization=Optimization(optimizer=optimizer), compute=compute), processes)
+    assert {kind for kind in ("numerics", "accepted", "drift") if "threads" in facts[kind]} == compared
