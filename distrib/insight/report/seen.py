@@ -72,8 +72,8 @@ def feature_map(said: Predictions, image: Callable[[int], Image.Image]) -> str:
     rows, places = analysis.feature_map(said)
     if not len(rows):
         return page.paragraph("There are too few test images for a map.")
-    names = said.classes.tolist()
-    texts = [f"{names[said.label[row]]}, predicted {names[said.predicted[row]]}" for row in rows]
+    names, predicted = said.classes.tolist(), said.predicted  # looked for in all probabilities: once
+    texts = [f"{names[said.label[row]]}, predicted {names[predicted[row]]}" for row in rows]
     drawn = figures.plane(places, said.label[rows], names, texts)
     tiles = pictures.sheet([image(int(said.index[row])) for row in rows])
     sheet = (
