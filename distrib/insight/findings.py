@@ -1,7 +1,7 @@
 """What a report found out about the test images, as data beside its page: ``report.json``."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
 from distrib.lifecycle.files import write_whole
@@ -78,8 +78,15 @@ def load(path: Path) -> Findings | None:
         shown = {name: [Shown(**one) for one in found[name]] for name in ("errors", "predictions")}
         scores = [ClassScores(**one) for one in found["scores"]]
         findings = Findings(**found | shown | {"scores": scores})
-        places = range(len(scores))
-        whole = all(true in places and taken in places for true, taken, _ in findings.confusion)
+        whole = _is_whole(findings)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return findings if whole else None
+
+
+def _is_whole(findings: Findings) -> bool:
+    """Whether scores are numbers, and cells are of classes that there are."""
+    places, cells = range(len(findings.scores)), findings.confusion
+    counted = all(type(number) is int for cell in cells for number in cell)
+    scored = all(isinstance(number, int | float) for score in findings.scores for number in astuple(score)[1:])
+    return counted and scored and all(true in places and taken in places for true, taken, _ in cells)

@@ -4,11 +4,14 @@ from torch import Tensor, nn
 
 
 def _convolution(inputs: int, outputs: int, *, pool: bool = False) -> nn.Sequential:
-    """3x3 convolution, norm, ReLU and, if asked for, a max-pool that halves the image."""
+    """3x3 convolution, norm, ReLU and, if asked for, a max-pool that halves the image.
+
+    The pool comes before the ReLU, which gives the same bits, gradients included, for a quarter of the ReLU's work.
+    """
     # The norm takes the mean away, so the convolution needs no bias.
     conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-    parts = [conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
-    return nn.Sequential(*parts, nn.MaxPool2d(2)) if pool else nn.Sequential(*parts)
+    halved = [nn.MaxPool2d(2)] if pool else []
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs), *halved, nn.ReLU(inplace=True))
 
 
 class Residual(nn.Module):
