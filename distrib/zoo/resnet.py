@@ -158,7 +158,8 @@ class ResNet(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Return the pooled vectors that the classifier sees: (N, 3, H, W) to (N, C)."""
-        x = self.maxpool(F.relu(self.bn1(self.conv1(images)), inplace=True))
+        # The pool first: the same bits, gradients included, for a quarter of the ReLU's work.
+        x = F.relu(self.maxpool(self.bn1(self.conv1(images))), inplace=True)
         for stage in self.stages:
             x = self.get_submodule(stage)(x)
         return x.mean(dim=(2, 3))

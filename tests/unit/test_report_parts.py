@@ -105,7 +105,13 @@ def test_findings_come_back_from_their_file(tmp_path):
     findings.save(found, path)
     assert findings.load(path) == found
     assert findings.load(tmp_path / "absent.json") is None
-    for damage in ({"scores": []}, {"confusion": [[0, 5, 1]]}, {"confusion": [[0, 1]]}, {"confusion": [[0, 1, "1"]]}, {"more": 1}):
+    for damage in (
+        {"scores": []},
+        {"confusion": [[0, 5, 1]]},
+        {"confusion": [[0, 1]]},
+        {"confusion": [[0, 1, "1"]]},
+        {"more": 1},
+    ):
         path.write_text(json.dumps(dataclasses.asdict(found) | damage))
         assert findings.load(path) is None
 

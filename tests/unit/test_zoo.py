@@ -6,6 +6,7 @@ from urllib.error import URLError
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from distrib.settings import Model, SettingsError
@@ -298,3 +299,19 @@ def test_names_are_checked_without_torch():
     with pytest.raises(SettingsError, match=r"`distrib models` lists; did you mean 'resnet18'\?"):
         names.check("resnet18x")
     names.check("torchvision/anything")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.MaxPool2d(3, 2, padding=1)])
+def test_a_pool_before_a_relu_is_the_same_to_the_bit(pool, dtype):
+    """So the small networks and the ImageNet stem have it, against what their papers draw."""
+    draw = torch.Generator().manual_seed(0)
+    drawn = torch.randn(4, 8, 33, 33, generator=draw).mul(4).round().div(4).to(dtype)  # many ties, and zeros
+    weights, found = torch.randn(pool(drawn).shape, generator=draw).to(dtype), []
+    for layers in ((pool, F.relu), (F.relu, pool)):
+        images = drawn.clone().requires_grad_()
+        out = layers[1](layers[0](images))
+        out.backward(weights)
+        found.append((out, images.grad))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+    assert found[0][1].count_nonzero() > 1000
