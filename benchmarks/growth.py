@@ -34,7 +34,6 @@ from distrib.insight import findings
 from distrib.insight.history import COLUMNS, load_history
 from distrib.insight.predictions import Predictions
 from distrib.insight.report import analysis, page
-from distrib.insight.report.page import Section
 from distrib.insight.report.seen import image_sections
 from distrib.insight.report.writing import journal_sections
 from distrib.lifecycle.folder import RunFolder
@@ -124,8 +123,7 @@ def with_updates(count: int) -> dict[str, float]:
             history = load_history(folder.journal)
         assert len(history.updates["update"]) == count
         with clock.part("page"):
-            sections: list[Section] = journal_sections(folder, history)
-            text = page.page("", "", sections)
+            text = page.page("", "", journal_sections(folder, history))
         return clock.stop(MB=len(text) / 1e6)
 
 
