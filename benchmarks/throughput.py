@@ -49,7 +49,7 @@ class Work:
 
 WORKS = {
     "simplecnn": Work("simplecnn", 128, 40, 200),
-    "resnet18": Work("resnet18", 128, 3, 12),
+    "resnet18": Work("resnet18", 128, 3, 24),
     "resnet9": Work("resnet9", 400, 3, 6, flags=("--optimizer", "adam", "--clip-value", "0.1")),
 }
 

@@ -141,7 +141,7 @@ def make_network(settings: Settings, feed: Feed, device: torch.device, *, fresh:
     layout = torch.channels_last if settings.compute.channels_last else torch.contiguous_format
     network = network.to(device, memory_format=layout)  # type: ignore[call-overload]
     if settings.compute.compiled:
-        allow_graphs(feed.growth.sides)
+        set_compiler(feed.growth.sides)
         # In place: the module, its parameters and their names stay as they are. One graph for each shape: one for all
         # would depend on which shape came first, and so on where the run was interrupted.
         network.compile(dynamic=False, mode=settings.compute.compile)
@@ -161,16 +161,18 @@ def check_start_size(model: Model, feed: Feed) -> None:
         raise SettingsError(f"--start-size {first}: {model.model} takes no images of that size ({error})") from None
 
 
-def allow_graphs(sides: int) -> None:
-    """Let torch keep a graph for each shape, of images of so many sides, whole and last batches, in both modes.
+def set_compiler(sides: int) -> None:
+    """Let torch keep a graph for each shape, of images of so many sides, and round where uncompiled code does."""
+    from torch._dynamo import config as dynamo  # noqa: PLC0415 - a second
+    from torch._inductor import config as inductor  # noqa: PLC0415
 
-    By default it compiles nothing anew after the eighth, and only logs that: the rest would be slow, and a restarted
-    process, which compiles what it meets first, would compute other bits.
-    """
-    from torch._dynamo import config  # noqa: PLC0415 - a second
-
-    config.recompile_limit = max(config.recompile_limit, 2 * sides + 4)
-    config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 2 * config.recompile_limit)
+    # Whole and last batches, in both modes. By default nothing is compiled anew after the eighth, which is only logged:
+    # the rest would be slow, and a restarted process, which compiles what it meets first, would compute other bits.
+    dynamo.recompile_limit = max(dynamo.recompile_limit, 2 * sides + 4)
+    dynamo.accumulated_recompile_limit = max(dynamo.accumulated_recompile_limit, 2 * dynamo.recompile_limit)
+    # Else a backward pass that computes an activation again has it in fp32, finds the bf16 maximum nowhere in it, and
+    # divides by the number of places where it was found: the gradients of SpeedNet's last pool would be NaN.
+    inductor.emulate_precision_casts = True
 
 
 def make_reduction(network: nn.Module, feed: Feed, processes: Processes, settings: Settings) -> Reduction:

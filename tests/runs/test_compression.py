@@ -84,11 +84,14 @@ def test_several_buckets_do_not_overtake_one_another(tmp_path):
     assert len(kept["error/0"]) == 4
 
 
-@pytest.fixture
-def alone(tmp_path):
-    """A process group of this process."""
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
-    yield
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def alone(request, tmp_path):
+    """The device of this process, which is a process group of its own."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device here")
+    backend = {"cpu": "gloo", "cuda": "nccl"}[request.param]
+    dist.init_process_group(backend, init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    yield request.param
     dist.destroy_process_group()
 
 
@@ -107,10 +110,10 @@ def poisoned(layers):
 @pytest.mark.parametrize("bad", [2, 5])  # the first update that is approximated, and a later one
 def test_an_update_that_is_not_finite_leaves_no_trace(alone, bad):
     torch.manual_seed(0)
-    layers = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64))
+    layers = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64)).to(alone)
     network = DistributedDataParallel(layers, bucket_cap_mb=0.01)  # each layer's gradient goes alone
     sender = PowerSGD(network, updates=20)
-    images = torch.randn(9, 16, 64)
+    images = torch.randn(9, 16, 64, device=alone)
     for update in range(9):
         before = {kind: {at: tensor.clone() for at, tensor in kept.items()} for kind, kept in sender._memories.items()}
         sender.begin(update)

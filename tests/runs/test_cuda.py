@@ -62,6 +62,28 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, precision, exact):
     assert hashes(tmp_path / "parted") == hashes(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_it_learns_with_muon_and_growing_images(tmp_path, precision):
+    flags = ("--optimizer", "muon", "--lr", 0.05, "--image-size", 16, "--start-size", 8, "--precision", precision)
+    train(*QUICK, *flags, "--out", tmp_path, "--name", "gpu")
+    epochs = [record for record in journal(tmp_path / "gpu") if record["kind"] == "epoch"]
+    assert epochs[-1]["train_loss"] < epochs[0]["train_loss"]
+
+
+def test_every_size_is_compiled(tmp_path):
+    """More of them than dynamo compiles by itself: it would run the rest uncompiled, but for the first of a restart."""
+    flags = ("--model", "simplecnn", "--image-size", 48, "--start-size", 16, "--compile", "default", "--log-every", 1)
+    whole = train(*QUICK, *flags, "--out", tmp_path, "--name", "whole")
+    assert "recompile_limit" not in whole.stderr
+    process = start_train(*QUICK, *flags, "--out", tmp_path, "--name", "parted")
+    follow(process, tmp_path / "parted", lambda record: record.get("update", 0) >= 30)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=120)
+    assert 30 <= len(updates(tmp_path / "parted")) < len(updates(tmp_path / "whole"))
+    train(*QUICK, *flags, "--out", tmp_path, "--name", "parted")
+    assert hashes(tmp_path / "parted") == hashes(tmp_path / "whole")
+
+
 def test_with_cuda_graphs_it_learns_the_same(tmp_path):
     for mode in ("none", "reduce-overhead"):
         train(*QUICK, "--precision", "fp32", "--lr", 0.01, "--compile", mode, "--out", tmp_path, "--name", mode)

@@ -3,7 +3,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch._dynamo import config
 
 from distrib.assembly import make_network
@@ -32,7 +33,24 @@ def test_first_weights_do_not_depend_on_the_size_that_images_begin_with() -> Non
         assert torch.equal(one, other)
 
 
-def test_every_size_has_its_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "recompile_limit", 8)
-    made("simplecnn", size=64, first=16, compute=Compute(compile="default"), width=4)
-    assert config.recompile_limit >= 2 * 13
+def test_every_size_has_its_graph() -> None:
+    with config.patch(recompile_limit=8):
+        made("simplecnn", size=64, first=16, compute=Compute(compile="default"), width=4)
+        assert config.recompile_limit >= 2 * 13
+
+
+def gradients(network: nn.Module, images: Tensor) -> Tensor:
+    """Those of all parameters, computed in bf16, in one row."""
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = F.cross_entropy(network(images), torch.arange(len(images)) % 2)
+    loss.backward()
+    return torch.cat([parameter.grad.flatten() for parameter in network.parameters() if parameter.grad is not None])
+
+
+def test_compiled_gradients_are_those_of_the_network() -> None:
+    images = torch.randn(64, 3, 16, 16)
+    plain, compiled = (
+        gradients(made("speednet", size=16, first=16, compute=Compute(compile=mode), width=8), images)
+        for mode in ("none", "default")
+    )
+    assert F.cosine_similarity(plain, compiled, dim=0) > 0.99
