@@ -7,9 +7,11 @@ command line wins. Everything here is done before torch is imported: a typo is a
 import dataclasses
 import os
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import tyro
@@ -94,11 +96,31 @@ def load(path: Path) -> Settings:
     captured = StringIO()
     flags = _flags(path)
     try:
-        with redirect_stderr(captured), redirect_stdout(captured):
+        with redirect_stderr(captured), redirect_stdout(captured), _unguarded():
             request = tyro.cli(Request, args=flags, config=(tyro.conf.OmitArgPrefixes,), prog=str(path))
     except SystemExit:
         raise SettingsError(f"in {path}:\n{captured.getvalue().rstrip()}") from None
     return request.settings
+
+
+@contextmanager
+def _unguarded() -> Iterator[None]:
+    """Keep tyro from importing typeguard, which would be a third of the time that ``--help`` takes.
+
+    tyro asks it whether the default of a setting such as ``int | None`` is of that type. Ours are: mypy saw them, or
+    the parser itself made them.
+    """
+    name = "typeguard"
+    if name in sys.modules:
+        yield
+        return
+    stand_in = ModuleType(name)
+    vars(stand_in).update(check_type=lambda value, _: value, TypeCheckError=TypeError)
+    sys.modules[name] = stand_in
+    try:
+        yield
+    finally:
+        del sys.modules[name]
 
 
 def _recipe_of(arguments: list[str]) -> Settings:
@@ -113,7 +135,7 @@ def _recipe_of(arguments: list[str]) -> Settings:
 
 def _parse_flags(arguments: list[str], prog: str, recipe: Settings) -> Request:
     out, err = (sys.stdout, sys.stderr) if first_rank() else (StringIO(), StringIO())
-    with redirect_stdout(out), redirect_stderr(err):
+    with redirect_stdout(out), redirect_stderr(err), _unguarded():
         return tyro.cli(
             Request,
             args=arguments,

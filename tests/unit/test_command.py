@@ -30,16 +30,19 @@ from distrib.settings import (
 ROOT = Path(__file__).parents[2]
 HELP = Path(__file__).with_name("help.txt")
 TORCH_CAME = 99
+TYPEGUARD_CAME = 98  # which takes half as long to import as all the rest that help needs
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
 def train(tmp_path: Path) -> Run:
-    """Runs the command as a user does. Where it goes on to import torch, it ends with code 99 instead."""
+    """Runs the command as a user does. Where it goes on to import torch, it ends with code 99 instead, and with 98
+    where it imports typeguard."""
     decoy = tmp_path / "decoy"
     decoy.mkdir()
-    (decoy / "torch.py").write_text(f"import os\nos._exit({TORCH_CAME})\n")
+    for name, code in (("torch", TORCH_CAME), ("typeguard", TYPEGUARD_CAME)):
+        (decoy / f"{name}.py").write_text(f"import os\nos._exit({code})\n")
     clean = {k: v for k, v in os.environ.items() if k not in ("RANK", "SLURM_PROCID", "FORCE_COLOR")}
 
     def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
