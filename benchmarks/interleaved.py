@@ -1,4 +1,4 @@
-"""Measurements by turns: A B, B A, A B, ..., so that what the machine does meanwhile meets both alike."""
+"""Measurements by turns: A B, B A, A B, ..., so that what the machine does meanwhile meets all alike."""
 
 import statistics
 from collections.abc import Callable
@@ -29,14 +29,17 @@ class Ratio:
 
 
 def against(ours: Measure, others: dict[str, Measure], rounds: int) -> dict[str, Ratio]:
-    """How many times each of the others we are; we are measured anew next to each, as minutes later all may be else."""
+    """How many times each of the others we are; we are measured between every two, as minutes later all may be else."""
     found: dict[str, list[float]] = {name: [] for name in others}
+    names = list(others)
     for number in range(rounds):
-        for name, other in others.items():
-            pair = [("ours", ours), (name, other)]
+        for at in range(0, len(names), 2):
+            turn = [names[at], "ours", *names[at + 1 : at + 2]]
             rates = {}
-            for who, measure in pair if number % 2 else reversed(pair):
-                rates[who] = measure()
+            for who in reversed(turn) if number % 2 else turn:
+                rates[who] = ours() if who == "ours" else others[who]()
                 print(f"  round {number + 1}: {who} {rates[who]:,.4g}", flush=True)
-            found[name].append(rates["ours"] / rates[name])
+            for name in turn:
+                if name != "ours":
+                    found[name].append(rates["ours"] / rates[name])
     return {name: Ratio(ratios) for name, ratios in found.items()}
