@@ -31,15 +31,15 @@ class Ratio:
 def against(ours: Measure, others: dict[str, Measure], rounds: int) -> dict[str, Ratio]:
     """How many times each of the others we are; we are measured between every two, as minutes later all may be else."""
     found: dict[str, list[float]] = {name: [] for name in others}
-    names = list(others)
+    measures, names = {"ours": ours, **others}, list(others)
     for number in range(rounds):
         for at in range(0, len(names), 2):
             turn = [names[at], "ours", *names[at + 1 : at + 2]]
             rates = {}
             for who in reversed(turn) if number % 2 else turn:
-                rates[who] = ours() if who == "ours" else others[who]()
+                rates[who] = measures[who]()
                 print(f"  round {number + 1}: {who} {rates[who]:,.4g}", flush=True)
-            for name in turn:
-                if name != "ours":
-                    found[name].append(rates["ours"] / rates[name])
+            mine = rates.pop("ours")
+            for name, rate in rates.items():
+                found[name].append(mine / rate)
     return {name: Ratio(ratios) for name, ratios in found.items()}

@@ -96,7 +96,7 @@ def load(path: Path) -> Settings:
     captured = StringIO()
     flags = _flags(path)
     try:
-        with redirect_stderr(captured), redirect_stdout(captured), _unguarded():
+        with redirect_stderr(captured), redirect_stdout(captured), _without_typeguard():
             request = tyro.cli(Request, args=flags, config=(tyro.conf.OmitArgPrefixes,), prog=str(path))
     except SystemExit:
         raise SettingsError(f"in {path}:\n{captured.getvalue().rstrip()}") from None
@@ -104,7 +104,7 @@ def load(path: Path) -> Settings:
 
 
 @contextmanager
-def _unguarded() -> Iterator[None]:
+def _without_typeguard() -> Iterator[None]:
     """Keep tyro from importing typeguard, which would be a third of the time that ``--help`` takes.
 
     tyro asks it whether the default of a setting such as ``int | None`` is of that type. Ours are: mypy saw them, or
@@ -135,7 +135,7 @@ def _recipe_of(arguments: list[str]) -> Settings:
 
 def _parse_flags(arguments: list[str], prog: str, recipe: Settings) -> Request:
     out, err = (sys.stdout, sys.stderr) if first_rank() else (StringIO(), StringIO())
-    with redirect_stdout(out), redirect_stderr(err), _unguarded():
+    with redirect_stdout(out), redirect_stderr(err), _without_typeguard():
         return tyro.cli(
             Request,
             args=arguments,
