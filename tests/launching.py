@@ -76,10 +76,16 @@ def run(
 
 def abort(process: subprocess.Popen[str]) -> None:
     """End a command and all that it started, each with the stacks of its threads: PYTHONFAULTHANDLER has them shown."""
-    started = psutil.Process(process.pid).children(recursive=True)
-    for each in [*reversed(started), process]:  # nobody first who would end those that he started
+    top = psutil.Process(process.pid)
+    everyone = [top, *top.children(recursive=True)]
+    for each in everyone:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.suspend()  # nobody ends another in the meantime
+    for each in reversed(everyone):
         with contextlib.suppress(psutil.NoSuchProcess):
             each.send_signal(signal.SIGABRT)
+            each.resume()
+        wait_until_gone([each.pid])  # stacks shown at once could not be read
 
 
 def train(

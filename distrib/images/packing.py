@@ -20,8 +20,9 @@ from torch.utils.data import DataLoader, Dataset
 from distrib.images import sources
 from distrib.images.decoding import ImageError
 from distrib.images.packed import MANIFEST, VERSION, Form, damaged, shard_name
+from distrib.images.serving import served, served_by
 from distrib.images.splits import Split
-from distrib.images.workers import cores, served, worker
+from distrib.images.workers import cores
 from distrib.settings import Data, SettingsError, require
 
 SHARD = 2**28  # bytes after which the next shard begins
@@ -202,9 +203,8 @@ def _packed(split: Split, request: Request) -> Iterator[Packed]:
     loader = DataLoader(
         _Packing(split, request),
         batch_size=_AT_ONCE,
-        num_workers=workers,
         collate_fn=list,
-        worker_init_fn=worker(),
+        **served_by(workers),
     )
     for several in served(loader):
         yield from several

@@ -1,13 +1,9 @@
 """Images decoded as they are needed, by worker processes, a micro-batch at a time."""
 
 import os
-import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from threading import Thread
-from typing import Any
 
 import torch
 from PIL import Image
@@ -19,14 +15,12 @@ from distrib.images.cropping import Pixels, centre, random_box
 from distrib.images.decoding import ImageError, pixels
 from distrib.images.hashing import key
 from distrib.images.order import Indices
+from distrib.images.serving import served, served_by
 from distrib.images.splits import Split
 from distrib.settings import Settings
 
 CROPPED_ABOVE = 64  # pixels above which `--crop auto` takes a random part
 IGNORED = -100  # label of an image that is left out: torch's cross-entropy ignores it
-
-# What asks a training process for a clean stop. Where nobody can tell who sent a signal (macOS), SIGTERM ends a worker.
-REQUESTS = {signal.SIGINT, signal.SIGUSR2} | ({signal.SIGTERM} if hasattr(signal, "sigwaitinfo") else set())
 
 Task = tuple[int, Indices]  # epoch, indices of a micro-batch
 
@@ -115,76 +109,6 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def worker() -> Callable[[int], None]:
-    """What a loader calls in each new worker of this process."""
-    return partial(_serve, os.getpid())
-
-
-def _serve(training: int, _: int) -> None:
-    """In a worker: go on whatever asks the job to stop, as the process ``training`` needs its workers until it saved.
-
-    Clusters send SIGTERM or SIGUSR2 to every process of a job, and a terminal SIGINT. But torch and Python end the
-    workers that are left by a SIGTERM of the training process itself, and would wait for ever for one that ignored it.
-    """
-    signal.pthread_sigmask(signal.SIG_BLOCK, REQUESTS)
-    if signal.SIGTERM in REQUESTS:
-        Thread(target=_heed, args=(training,), daemon=True).start()
-
-
-def _heed(training: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != training:
-        pass
-    os._exit(0)
-
-
-@contextmanager
-def _starting() -> Iterator[None]:
-    """While workers may be started: they are born with those signals blocked, and torch's handler of SIGCHLD goes.
-
-    When a worker dies, that handler raises wherever the training process happens to be, also in the middle of a save.
-    Without it the loader finds out, a few seconds later, when it waits for what the worker owes.
-    """
-    handler = signal.getsignal(signal.SIGCHLD)
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, REQUESTS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        if signal.getsignal(signal.SIGCHLD) is not handler:
-            signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
-
-
-def lost(error: Exception) -> ImageError | None:
-    """What to say if it tells of a worker that is gone, or has no room, and not of a mistake in what it ran."""
-    told = str(error)
-    if "shared memory" in told:
-        return ImageError(
-            "no room is left in shared memory (/dev/shm) for decoded images: use fewer --workers or a smaller "
-            "--micro-batch, or give the container more (docker run --shm-size 8g)"
-        )
-    if told.startswith("Caught"):
-        return None
-    return ImageError(
-        f"a process that decodes images was lost ({told}), most often because memory ran out: use fewer --workers, or "
-        "give the job more memory"
-    )
-
-
-def served(loader: DataLoader[Any]) -> Iterator[Any]:
-    """What the worker processes of a loader send, in order.
-
-    Raises:
-        ImageError: a worker died, or has no room for what it decoded.
-    """
-    try:
-        with _starting():
-            batches = iter(loader)
-        yield from batches
-    except (RuntimeError, OSError, EOFError) as error:
-        # No name for it: it knows this frame, which would know it, and so live on with the loader's pipes.
-        raise (lost(error) or error) from None
-
-
 class _Tasks(Sampler[Task]):
     """The tasks of the next pass; set anew before each, so that the workers can stay."""
 
@@ -204,10 +128,9 @@ class WorkerLoader:
             decoding,
             sampler=self._tasks,
             batch_size=None,
-            num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=pin,
-            worker_init_fn=worker(),
+            **served_by(workers),
         )
 
     def __call__(self, epoch: int, lists: list[Indices]) -> Iterator[Decoded]:
