@@ -47,7 +47,10 @@ def losses(folder):
     return [(record["update"], record["loss"]) for record in updates(folder)]
 
 
-@pytest.mark.parametrize(("rank", "world", "way"), [(0, 2, "--no-exact"), (1, 2, "--no-exact"), (1, 4, "--exact")])
+@pytest.mark.parametrize(
+    ("rank", "world", "way"),
+    [(0, 2, "--no-exact"), (1, 2, "--no-exact"), pytest.param(1, 4, "--exact", marks=pytest.mark.slow)],
+)
 def test_a_rank_that_dies_brings_the_others_down_with_one_message(tmp_path, rank, world, way):
     process = start_train(*FLAGS, way, "--epochs", 50, "--out", tmp_path, "--name", "killed", world=world)
     follow(process, tmp_path / "killed", lambda record: record.get("update", 0) >= 25)
@@ -143,7 +146,7 @@ def test_on_a_full_disk_a_run_goes_on_says_so_and_stops_when_asked(small_disk):
     assert found == list(range(1, len(found) + 1))
 
 
-@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("world", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_finished_run_that_could_not_be_saved_is_not_called_finished(small_disk, whole, world):
     flags = (*FLAGS, "--out", small_disk, "--name", "full")
     process = start_train(*flags, world=world)
@@ -263,6 +266,7 @@ for name in names:
 """
 
 
+@pytest.mark.slow
 def test_whatever_file_of_the_newest_checkpoint_rots_the_next_older_one_is_used(tmp_path):
     flags = (*FLAGS, "--epochs", 1, "--ema-decay", 0.9, "--out", tmp_path)
     train(*flags, "--name", "whole")

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from tests.launching import ROOT, run
-from tests.runs import test_tutorial
+from tests.runs import test_exactness, test_tutorial
 from tests.slurm.test_docs import ALL as ON_A_CLUSTER
 
 SHORT = "--data digits --epochs 1 --width 8"
@@ -38,7 +38,6 @@ COMMANDS = {
     "python distrib/train.py --config configs/quickstart.yaml --exact --name alone": ("--epochs 1", 0),
     "launch/cpu.sh 2 --config configs/quickstart.yaml --exact --name together": ("--epochs 1", 0),
     "distrib diff runs/alone runs/together": ("", 0),
-    "distrib verify exact --worlds 1 2 4 --changes 1": ("--worlds 1 2 --changes 0 --updates 6", 0),
     "env PET_MAX_RESTARTS=3 launch/cpu.sh 2 --config configs/quickstart.yaml --name elastic": ("--epochs 1", 0),
     "distrib evaluate runs/first": ("", 0),
     "distrib report runs/first": ("", 0),
@@ -65,7 +64,7 @@ def commands() -> list[str]:
 
 
 def test_every_command_of_the_readme_is_run_here():
-    assert set(commands()) == {*COMMANDS, *ON_A_CLUSTER, *test_tutorial.commands()}
+    assert set(commands()) == {*COMMANDS, test_exactness.DOCUMENTED, *ON_A_CLUSTER, *test_tutorial.commands()}
 
 
 @pytest.fixture(scope="module")

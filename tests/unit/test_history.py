@@ -1,6 +1,7 @@
 """Histories: the columns are what the journal says, however long it is."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from distrib.insight.history import COLUMNS, load_history, thin
 from distrib.lifecycle import journal
 from distrib.lifecycle.journal import Journal
 from distrib.settings import SettingsError
+from tests.launching import run
 
 
 def write(path, updates):
@@ -33,6 +35,13 @@ def write(path, updates):
     written.event("end", update=updates, epoch=1, exit_code=0)
     written.close()
     return path
+
+
+def test_nobody_waits_for_pandas(tmp_path):
+    path = write(tmp_path / "metrics.jsonl", 25)
+    program = "import pathlib, sys\nfrom distrib.insight.history import load_history\n"
+    program += "print(len(load_history(pathlib.Path(sys.argv[1])).updates['loss']), 'pandas' in sys.modules)"
+    assert run([sys.executable, "-c", program, str(path)]).stdout == "25 False\n"
 
 
 def test_columns_are_what_the_records_say(tmp_path):
