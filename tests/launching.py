@@ -29,6 +29,7 @@ def real_images() -> Path:
 def environment(**changes: str) -> dict[str, str]:
     """This process's environment, without what would make a run differ, and without a network."""
     dropped = ("WANDB_", "SLURM_", "ACCELERATE_", "RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "OMP_", "FORCE_COLOR")
+    dropped = (*dropped, "PYTHONDONTWRITEBYTECODE")  # hundreds of processes would each compile anew
     kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
     nowhere = "http://127.0.0.1:9"
     here = str(Path(sys.executable).parent)

@@ -51,6 +51,7 @@ def test_a_sweep_is_compared_setting_by_setting(sweep, tmp_path):
     assert "No report of these runs tells" in text
 
 
+@pytest.mark.slow
 def test_runs_are_compared_whatever_their_names(sweep, tmp_path):
     folders = tmp_path / "<b>mine", sweep / "lr=0.1,seed=0"
     shutil.copytree(sweep / "lr=0.02,seed=1", folders[0])

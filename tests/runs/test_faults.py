@@ -81,6 +81,7 @@ def test_a_rank_that_is_stopped_is_named_and_the_run_ends(tmp_path):
     wait_until_gone(ranks.values())
 
 
+@pytest.mark.slow
 def test_a_rank_that_waits_for_its_images_is_named(tmp_path):
     flags = (*FLAGS, "--epochs", 50, "--hang-timeout", 5, "--loading", "workers", "--workers", 1)
     process = start_train(*flags, "--out", tmp_path, "--name", "hangs", world=2)

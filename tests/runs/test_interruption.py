@@ -28,7 +28,7 @@ def numbers(folder):
     return [(record["update"], record["loss"], record["grad_norm"], record["lr"]) for record in updates(folder)]
 
 
-@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("world", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_killed_in_an_epoch_the_same_command_goes_on_bit_for_bit(uninterrupted, tmp_path, world):
     flags = (*FLAGS, "--out", tmp_path, "--name", "killed")
     process = start_train(*flags, world=world)
