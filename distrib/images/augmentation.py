@@ -50,10 +50,7 @@ class BatchAugmentation:
         if self.padding:
             images = self._shift(images, indices, epoch)
         if self.flip != "none":
-            # The processor knows which: to flip those alone moves half as much memory as to choose among both ways.
-            rows = torch.from_numpy(self._mirrored(indices, epoch).nonzero()[0]).to(images.device, non_blocking=True)
-            images = images if self.padding else images.clone()  # else they are the caller's
-            images.index_copy_(0, rows, images.index_select(0, rows).flip(2))
+            images = self._mirror(images, indices, epoch)
         if self.cutout:
             images = self._cut(images, indices, epoch)
         return images
@@ -75,6 +72,14 @@ class BatchAugmentation:
         right = _drawn(key(self.seed, epoch, SHIFT_RIGHT), indices, 2 * pad + 1, images.device)
         corner = (_numbers(images) * side + down) * side + right
         return windows.index_select(0, corner).view(count, size, size, 3)
+
+    def _mirror(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
+        mirrored = self._mirrored(indices, epoch)
+        rows, order = mirrored.nonzero()[0], np.arange(len(mirrored))
+        order[rows] = len(order) + np.arange(len(rows))
+        # The processor knows which, and flips those alone. Picking copies whole images; index_copy_ goes byte by byte.
+        flipped, picked = (torch.from_numpy(places).to(images.device, non_blocking=True) for places in (rows, order))
+        return torch.cat([images, images.index_select(0, flipped).flip(2)]).index_select(0, picked)
 
     def _mirrored(self, indices: Tensor, epoch: int) -> npt.NDArray[np.bool_]:
         """Which images to mirror: (n,) bool."""
