@@ -25,9 +25,9 @@ PATIENCE = 5.0  # seconds in which a forked process has begun, if it ever does; 
 class Forked(ForkProcess):
     """A process that another replaces, before anybody knows of it, if it does not begin.
 
-    A fork copies locks as they are, but not the threads that hold them. While one of gloo's lets go of a tensor it
-    holds one that a new process needs to begin, and before Python 3.11.8 waited for, for ever:
-    https://github.com/python/cpython/issues/112275.
+    A fork copies locks as they are, but not the threads that hold them. A thread of gloo that lets go of a tensor holds
+    the lock of Python's thread states for a moment. Before Python 3.11.8 a process born in that moment waited for it for
+    ever: https://github.com/python/cpython/issues/112275.
     """
 
     born: Connection
