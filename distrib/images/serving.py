@@ -26,8 +26,8 @@ class Forked(ForkProcess):
     """A process that another replaces, before anybody knows of it, if it does not begin.
 
     A fork copies locks as they are, but not the threads that hold them. A thread of gloo that lets go of a tensor holds
-    the lock of Python's thread states for a moment. Before Python 3.11.8 a process born in that moment waited for it for
-    ever: https://github.com/python/cpython/issues/112275.
+    the lock of Python's thread states for a moment. Before Python 3.11.8 a process born in that moment waited for it
+    for ever: https://github.com/python/cpython/issues/112275.
     """
 
     born: Connection
