@@ -47,7 +47,7 @@ def gradients(network: nn.Module, images: Tensor) -> Tensor:
     return torch.cat([parameter.grad.flatten() for parameter in network.parameters() if parameter.grad is not None])
 
 
-@pytest.mark.slow  # a minute for the compiler
+@pytest.mark.slow  # half a minute, for the compiler
 def test_compiled_gradients_are_those_of_the_network() -> None:
     images = torch.randn(64, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     plain, compiled = (
