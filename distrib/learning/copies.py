@@ -4,6 +4,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 
+from distrib.lifecycle.background import compute_alone
 from distrib.lifecycle.checkpoints import Tensors
 
 
@@ -16,7 +17,7 @@ class Copies:
 
     def __init__(self) -> None:
         self._kept: dict[str, Tensors] = {}
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="copies")
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="copies", initializer=compute_alone)
         self._begun: dict[str, Future[None]] = {}
 
     def of(self, group: str, tensors: Tensors) -> Tensors:

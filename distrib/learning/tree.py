@@ -17,6 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from distrib.lifecycle.background import compute_alone
+
 PRIME = 16_777_213  # the largest below 2^24
 RADIX = 1_000_003
 PIECE = 2**20  # elements of which a checksum is made at a time: 8 MiB
@@ -190,6 +192,7 @@ class Lane:
         self._thread.join()
 
     def _work(self) -> None:
+        compute_alone()
         failure: BaseException | None = None
         while asked := self._calls.get():
             call, done, event = asked

@@ -1,8 +1,5 @@
 """Saving in the background: a thread waits for the copies on the host, and for the disk."""
 
-import contextlib
-import os
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distrib.lifecycle import checkpoints
+from distrib.lifecycle.background import compute_alone, yield_cores
 from distrib.lifecycle.checkpoints import Tensors
 
 
@@ -35,7 +33,7 @@ class Saver:
 
     def __init__(self, folder: Path, keeps: checkpoints.Retention, before: Callable[[], None]) -> None:
         self.folder, self._keeps, self._before = folder, keeps, before
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="saver", initializer=yield_cores)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="saver", initializer=step_back)
         self._writing: Future[Saved] | None = None
 
     def save(self, groups: dict[str, Tensors], state: dict[str, Any], copied: Callable[[], None]) -> None:
@@ -65,7 +63,7 @@ class Saver:
         return Saved(state["update"], state["epoch"], time.perf_counter() - started, error)
 
 
-def yield_cores() -> None:
-    """Let training's threads go first, where the system can tell threads apart."""
-    with contextlib.suppress(OSError, AttributeError):  # not Linux, or not allowed
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+def step_back() -> None:
+    """Training's threads come first."""
+    compute_alone()
+    yield_cores()
