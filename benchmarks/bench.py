@@ -1,6 +1,6 @@
 """All short benchmarks of speed, as one table with a verdict for each figure that was aimed at.
 
-    python benchmarks/bench.py [--rounds N] [--full]
+    python benchmarks/bench.py [--full]
 
 Prints the table and writes benchmarks/results/DATE-KIND.json, of which benchmarks/page.py makes docs/performance.md. A
 ratio is the median of pairs measured by turns, with the smallest and largest of them. What needs real images takes them
@@ -47,10 +47,10 @@ def at_least(what: str, found: Ratio, least: float) -> Row:
     return Row(what, str(found), f">= {least}", found.median >= least)
 
 
-def throughputs(network: str, rounds: int, *, peers: bool) -> list[Row]:
+def throughputs(network: str, *, peers: bool) -> list[Row]:
     """The command against the tuned loop, a tutorial's loop and, if asked for, the best peer."""
     seed, least = SEEDS[network]
-    found = throughput.compare(throughput.WORKS[network], rounds, None if peers else ["tuned", seed])
+    found = throughput.compare(throughput.WORKS[network], None if peers else ["tuned", seed])
     rows = [
         at_least(f"{network}: distrib / tuned loop", found["tuned"], TUNED[network]),
         at_least(f"{network}: distrib / {seed} as written", found[seed], least),
@@ -74,12 +74,12 @@ def real(name: str) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def decodings(rounds: int) -> list[Row]:
+def decodings() -> list[Row]:
     """Photographs decoded, or read from a pack, against torchvision's transforms.v2."""
     folder = real("imagenet_sample")
     if folder is None:
         return []
-    found = decoding.compare(folder, rounds)
+    found = decoding.compare(folder, rounds=9)
     rows = [Row(name, str(times), "", met=True) for name, times in found.items() if name not in DECODING]
     return [at_least(name, found[name], least) for name, least in DECODING.items()] + rows
 
@@ -126,26 +126,24 @@ def machine() -> dict[str, str]:
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--full", action="store_true", help="with all peers and the record, in more rounds")
+    parser.add_argument("--full", action="store_true", help="with all peers and the record")
     asked = parser.parse_args()
-    rounds = asked.rounds + (1 if asked.full else 0)
-    rows = waits(rounds)
+    rows = waits(rounds=3 if asked.full else 2)
     speed = augmentation.rate(torch.bfloat16)
     rows.append(Row("augmentation in memory, one thread", f"{speed:,.0f} images/s", ">= 100,000", speed >= 100_000))
     for network in throughput.WORKS:
-        rows += throughputs(network, rounds, peers=asked.full)
-    rows += decodings(rounds + 1)
+        rows += throughputs(network, peers=asked.full)
+    rows += decodings()
     rows += records() if asked.full else []
     facts = machine()
     print("\n".join(f"{name}: {value}" for name, value in facts.items()))
     for row in rows:
         verdict = ("met" if row.met else "NOT MET") if row.aim else ""
-        print(f"{row.what:<58} {row.figure:<24} {row.aim:<12} {verdict}")
+        print(f"{row.what:<58} {row.figure:<30} {row.aim:<12} {verdict}")
     RESULTS.mkdir(exist_ok=True)
     kind = "full" if asked.full else "short"
     file = RESULTS / f"{facts['date']}-{kind}.json"
-    file.write_text(json.dumps({**facts, "rounds": rounds, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
+    file.write_text(json.dumps({**facts, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
     print(f"written to {file}")
 
 

@@ -25,7 +25,7 @@ class Ratio:
 
     def __str__(self) -> str:
         low, high = self.spread
-        return f"{self.median:.2f} ({low:.2f} to {high:.2f})"
+        return f"{self.median:.2f} ({low:.2f} to {high:.2f}, {len(self.ratios)} pairs)"
 
 
 def against(ours: Measure, others: dict[str, Measure], rounds: int) -> dict[str, Ratio]:

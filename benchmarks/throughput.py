@@ -4,87 +4,87 @@
 
 Where timm and Lightning are installed (benchmarks/peers.txt), they and Accelerate's loop take part.
 
-Each figure is of a process of its own, from the end of its warm-up to its last update. ``distrib`` is the command as a
-user types it, with its journal, checks and console; its figure is the one its own journal holds.
+Each figure is of some updates of a process that has warmed up and else stands still. ``distrib`` is the command as a
+user types it, with its journal, checks and console; its figures are those of its own journal.
 """
 
 import argparse
 import importlib.util
-import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from contestants import ROOT, Pace, contestant
 from interleaved import Measure, Ratio, against
-from loops.stopwatch import images
+from loops.stopwatch import IMAGES, images
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[1]
 LOOPS = ROOT / "benchmarks/loops"
+Contest = AbstractContextManager[Measure]
 READ_FILES = ("timm", "tutorial9")  # the others have their images in memory
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is trained: a network, images of an update, and updates after those that warm up."""
+    """What is trained: a network, images of an update, and the updates that are measured."""
 
     network: str
     batch: int
-    warm_up: int
-    updates: int
+    pace: Pace
+    rounds: int
     device: str = "cpu"
-    epochs: int = 1
     flags: tuple[str, ...] = ()
     """More of the command's, so that it does what the tutorial does."""
 
     @classmethod
     def on_gpu(cls, network: str) -> "Work":
         """As much as a GPU does in about as long."""
-        return cls(network, batch=512, warm_up=20, updates=200, device="cuda", epochs=11)
+        return cls(network, 512, Pace(warm_up=40, every=20, updates=100), rounds=5, device="cuda")
 
 
 WORKS = {
-    "simplecnn": Work("simplecnn", 128, 40, 200),
-    "resnet18": Work("resnet18", 128, 3, 18),
-    "resnet9": Work("resnet9", 400, 3, 6, flags=("--optimizer", "adam", "--clip-value", "0.1")),
+    "simplecnn": Work("simplecnn", 128, Pace(warm_up=40, every=10, updates=30), rounds=12),
+    "resnet18": Work("resnet18", 128, Pace(warm_up=3, every=1, updates=3), rounds=9),
+    "resnet9": Work(
+        "resnet9",
+        400,
+        Pace(warm_up=3, every=1, updates=2),
+        rounds=7,
+        flags=("--optimizer", "adam", "--clip-value", "0.1"),
+    ),
 }
 
 
-def distrib(work: Work, precision: str) -> float:
-    """Images/s of the command itself."""
-    every = 20 if work.updates % 20 == 0 else work.warm_up  # between looks at the losses
-    with tempfile.TemporaryDirectory() as out:
-        images = work.batch * (work.warm_up + work.updates) // work.epochs
-        flags = {
-            "model": work.network, "batch-size": work.batch, "precision": precision, "out": out, "name": "run",
-            "data": "synthetic", "image-size": 32, "train-images": images, "test-images": 16, "epochs": work.epochs,
-            "log-every": every, "wandb": "off", "device": work.device,
-        }  # fmt: skip
-        command = [sys.executable, ROOT / "distrib/train.py", "--no-report"]
-        run([*command, *work.flags, *(word for name, value in flags.items() for word in (f"--{name}", str(value)))])
-        lines = map(json.loads, (Path(out) / "run/metrics.jsonl").read_text().splitlines())
-        speeds = [record["images_per_second"] for record in lines if record["kind"] == "update"]
-    steady = speeds[work.warm_up :]
-    return len(steady) / sum(1 / speed for speed in steady)
-
-
-def loop(script: str, name: str, work: Work, precision: str = "fp32", folder: Path | None = None) -> float:
-    """Images/s of a loop of ``benchmarks/loops``."""
+def distrib(work: Work, folder: Path) -> Contest:
+    """The command itself, in bf16."""
     flags = {
-        "network": work.network, "batch": work.batch, "warm-up": work.warm_up, "updates": work.updates,
-        "precision": precision, "device": work.device,
+        "model": work.network, "batch-size": work.batch, "precision": "bf16", "out": folder, "name": "run",
+        "data": "synthetic", "image-size": 32, "train-images": IMAGES, "test-images": 16, "epochs": 1000,
+        "log-every": work.pace.every, "wandb": "off", "device": work.device,
     }  # fmt: skip
-    words = [word for key, value in flags.items() for word in (f"--{key}", str(value))]
-    place = ["--folder", str(folder)] if folder else []
-    told = run([sys.executable, LOOPS / f"{script}.py", name, *words, *place])
-    found = re.search(r'{"images_per_second": ([0-9.]+)}', told)  # after which some trainers still say good-bye
-    assert found is not None, told
-    return float(found[1])
+    command = [sys.executable, ROOT / "distrib/train.py", "--no-report", *work.flags, *words(flags)]
+    return contestant(command, folder / "run/metrics.jsonl", work.pace)
+
+
+def loop(script: str, name: str, work: Work, folder: Path, *, precision: str = "fp32") -> Contest:
+    """A loop of ``benchmarks/loops``; in ``folder`` are the images of those that read files."""
+    journal = folder / f"{name} {precision}.jsonl"
+    flags = {
+        "network": work.network, "batch": work.batch, "every": work.pace.every, "precision": precision,
+        "device": work.device, "folder": folder / "train", "journal": journal,
+    }  # fmt: skip
+    return contestant([sys.executable, LOOPS / f"{script}.py", name, *words(flags)], journal, work.pace)
+
+
+def words(flags: dict[str, object]) -> list[str]:
+    """Of a command line."""
+    return [word for name, value in flags.items() for word in (f"--{name}", str(value))]
 
 
 def run(command: list[object]) -> str:
@@ -107,44 +107,55 @@ def write_images(root: Path) -> None:
         Image.fromarray(image).save(place / f"{number:05}.png")
 
 
-def contestants(work: Work, folder: Path) -> dict[str, Measure]:
-    """The command and what it is measured against, by name."""
-    tuned = partial(loop, "plain", "tuned", work, precision="bf16")
-    found: dict[str, Measure] = {"distrib": partial(distrib, work, "bf16"), "tuned": tuned}
-    fewer = replace(work, updates=work.updates // 2)  # others take two to four times as long
-    plain, peer = (partial(loop, script, work=fewer) for script in ("plain", "peers"))
+def contestants(work: Work, folder: Path) -> dict[str, Callable[[], Contest]]:
+    """What the command is measured against, by name."""
+    slower = replace(work, pace=replace(work.pace, updates=max(work.pace.updates // 3, 1)))
+    plain, peer = (partial(loop, script, work=slower, folder=folder) for script in ("plain", "peers"))
+    found = {"tuned": partial(plain, "tuned", work=work, precision="bf16")}
     if work.network == "resnet9":
-        return found | {"tutorial9": partial(plain, name="tutorial9", folder=folder / "train")}
-    found["notebook"] = partial(plain, name="notebook")
+        return found | {"tutorial9": partial(plain, "tutorial9")}
+    found["notebook"] = partial(plain, "notebook")
     if importlib.util.find_spec("timm") is None or importlib.util.find_spec("lightning") is None:
         return found
     for name in ("accelerate", "lightning", "timm"):
         for precision in ("fp32", "bf16"):
-            found[f"{name} {precision}"] = partial(peer, name=name, precision=precision, folder=folder)
+            found[f"{name} {precision}"] = partial(peer, name, precision=precision)
     return found
 
 
-def compare(work: Work, rounds: int, only: list[str] | None = None) -> dict[str, Ratio]:
+def compare(work: Work, only: list[str] | None = None) -> dict[str, Ratio]:
     """How many times as fast the command is as each other; as those alone whose names begin with one of ``only``."""
-    with tempfile.TemporaryDirectory() as folder:
-        known = contestants(work, Path(folder))
-        ours = known.pop("distrib")
-        chosen = {name: other for name, other in known.items() if only is None or name.startswith(tuple(only))}
+    found: dict[str, Ratio] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        chosen = {
+            name: start
+            for name, start in contestants(work, folder).items()
+            if only is None or name.startswith(tuple(only))
+        }
         if any(name.startswith(READ_FILES) for name in chosen):
-            write_images(Path(folder))
-        return against(ours, chosen, rounds)
+            write_images(folder)
+        names = list(chosen)
+        for at in range(0, len(names), 2):  # more of them at once need more memory than some machines have
+            with ExitStack() as running, tempfile.TemporaryDirectory() as out:
+                ours = running.enter_context(distrib(work, Path(out)))
+                others = {name: running.enter_context(chosen[name]()) for name in names[at : at + 2]}
+                found |= against(ours, others, work.rounds)
+    return found
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("network", choices=WORKS)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int)
     parser.add_argument("--against", nargs="*", help="only those whose names begin so")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     asked = parser.parse_args()
     work = WORKS[asked.network] if asked.device == "cpu" else Work.on_gpu(asked.network)
-    for other, times in compare(work, asked.rounds, asked.against).items():
+    if asked.rounds:
+        work = replace(work, rounds=asked.rounds)
+    for other, times in compare(work, asked.against).items():
         print(f"distrib / {other}: {times}")
 
 

@@ -1,6 +1,6 @@
 """Loops of other trainers, as their users write them.
 
-    python benchmarks/loops/peers.py LOOP [--network NAME] [--batch N] [--updates N] [--precision P] [--device D]
+    python benchmarks/loops/peers.py LOOP [--network NAME] [--batch N] [--precision P] [--device D]
 
 ``accelerate`` follows the computer-vision example of Accelerate's documentation, ``lightning`` a LightningModule with
 the Trainer's defaults; both read images one by one through torchvision's transforms in two workers. ``timm`` builds
@@ -136,4 +136,4 @@ LOOPS = {loop.__name__: loop for loop in (accelerate, lightning, timm)}
 
 if __name__ == "__main__":
     given = arguments(*LOOPS)
-    LOOPS[given.loop](given, Stopwatch(given.batch, given.warm_up, given.updates))
+    LOOPS[given.loop](given, Stopwatch(given.batch, given.every, given.journal))

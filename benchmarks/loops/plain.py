@@ -1,6 +1,6 @@
 """Loops in plain PyTorch: one tuned by hand, and those of four write-ups as they were published.
 
-    python benchmarks/loops/plain.py LOOP [--network NAME] [--batch N] [--updates N] [--precision P] [--device D]
+    python benchmarks/loops/plain.py LOOP [--network NAME] [--batch N] [--precision P] [--device D]
 
 ``tuned`` holds everything that is known to be fast and nothing else: no journal, no checkpoint, no check of
 any number. The others are the training loops of tutorials on CIFAR-10, with their loaders, optimizers and schedules:
@@ -180,4 +180,4 @@ LOOPS = {loop.__name__: loop for loop in (tuned, tutorial50, tutorial18, tutoria
 
 if __name__ == "__main__":
     given = arguments(*LOOPS)
-    LOOPS[given.loop](given, Stopwatch(given.batch, given.warm_up, given.updates))
+    LOOPS[given.loop](given, Stopwatch(given.batch, given.every, given.journal))

@@ -1,10 +1,13 @@
-"""What all loops share: their arguments, images to train on, and the clock that their updates are timed by."""
+"""What all loops share: their arguments, images to train on, and the clock that their updates are timed by.
+
+A loop goes on until it is ended.
+"""
 
 import argparse
 import json
-import sys
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -16,38 +19,41 @@ from distrib.settings import Model
 from distrib.zoo import registry
 
 CLASSES, SIDE = 10, 32
-IMAGES = 20_000  # enough that on a CPU no other trainer is timed at the end of an epoch, where workers start anew
+IMAGES = 40_000  # enough that on a CPU no other trainer is timed at the end of an epoch, where workers start anew
 
 
 @dataclass
 class Stopwatch:
-    """Times updates: the first few warm up, and after the last one the loop ends."""
+    """Writes images/s of every few updates, as JSON lines."""
 
     batch: int
-    warm_up: int
-    updates: int
-    laps: list[float] = field(default_factory=list)
+    every: int
+    journal: Path
+    _update: int = 0
+    _since: float = field(default_factory=time.perf_counter)
 
     def lap(self) -> None:
-        """An update is done. After the last, print images/s as JSON and leave: loaders and threads need no ending."""
-        done = len(self.laps) + 1
-        if torch.cuda.is_available() and done in (self.warm_up, self.warm_up + self.updates):
+        """An update is done."""
+        self._update += 1
+        if self._update % self.every:
+            return
+        if torch.cuda.is_available():
             torch.cuda.synchronize()
-        self.laps.append(time.perf_counter())
-        if done == self.warm_up + self.updates:
-            seconds = self.laps[-1] - self.laps[self.warm_up - 1]
-            print(json.dumps({"images_per_second": self.batch * self.updates / seconds}), flush=True)
-            sys.exit()
+        now = time.perf_counter()
+        speed = self.batch * self.every / (now - self._since)
+        self._since = now
+        with self.journal.open("a") as file:
+            file.write(json.dumps({"update": self._update, "images_per_second": speed}) + "\n")
 
 
 def arguments(*choices: str) -> argparse.Namespace:
-    """``loop`` (one of ``choices``), and the network, batch, updates, precision, device and folder it works with."""
+    """``loop`` (one of ``choices``), what it works with, and where its images/s go."""
     parser = argparse.ArgumentParser()
     parser.add_argument("loop", choices=choices)
     parser.add_argument("--network", default="simplecnn")
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--warm-up", type=int, default=2)
-    parser.add_argument("--updates", type=int, default=8)
+    parser.add_argument("--every", type=int, default=1, help="updates from one figure to the next")
+    parser.add_argument("--journal", type=Path, default=Path("/dev/stdout"))
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--folder", help="a tree of images, as torchvision's ImageFolder reads them")

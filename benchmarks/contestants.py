@@ -1,0 +1,101 @@
+"""Training loops in processes of their own, of which one at a time runs while the others stand still."""
+
+import json
+import os
+import signal
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from interleaved import Measure
+
+ROOT = Path(__file__).resolve().parents[1]
+POLL = 0.05  # seconds between looks at a journal
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Of a loop, in updates: how many warm it up, how many a report tells of, and how many are measured each time."""
+
+    warm_up: int
+    every: int
+    updates: int
+
+
+@contextmanager
+def contestant(command: list[object], journal: Path, pace: Pace) -> Iterator[Measure]:
+    """Start a loop, warm it up and stop it where it is; yields what lets it go on for a while, and tells its images/s.
+
+    With the loop all processes that it starts stop and go on. So pairs may be as short as a few updates, without a
+    start for each, and what else the machine does for longer than that meets both of a pair.
+
+    ``journal`` is what the loop writes: JSON lines, of which those with ``images_per_second`` tell of an ``update``, or
+    of those since the last such line.
+    """
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    words = [str(word) for word in command]
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(  # noqa: S603
+            words, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            loop = _Loop(process, journal, pace)
+            loop.run_until(pace.warm_up)
+            loop.stop()
+            yield loop.rate
+        except EOFError:
+            log.seek(0)
+            raise SystemExit(f"{' '.join(words)} ended:\n{log.read().decode(errors='replace')[-4000:]}") from None
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+class _Loop:
+    def __init__(self, process: subprocess.Popen[bytes], journal: Path, pace: Pace) -> None:
+        self.process, self.journal, self.pace = process, journal, pace
+        self.read, self.done = 0, 0  # bytes of the journal, and the update that it told of last
+
+    def rate(self) -> float:
+        """Images/s of some updates, after those of the report during which the loop stood still."""
+        first = self.done + self.pace.every
+        os.killpg(self.process.pid, signal.SIGCONT)
+        found = self.run_until(first + self.pace.updates)
+        self.stop()
+        return statistics.harmonic_mean([line["images_per_second"] for line in found if line["update"] > first])
+
+    def run_until(self, update: int) -> list[Record]:
+        """Wait until the journal tells of that update; return what it told meanwhile. Raises EOFError if it ended."""
+        found: list[Record] = []
+        while self.done < update:
+            time.sleep(POLL)
+            ended = self.process.poll() is not None
+            found += self.news()
+            if ended and self.done < update:
+                raise EOFError
+        return found
+
+    def stop(self) -> None:
+        """Let it stand still, and note how far it came."""
+        os.killpg(self.process.pid, signal.SIGSTOP)
+        self.news()
+
+    def news(self) -> list[Record]:
+        """Of updates, since the last look."""
+        if not self.journal.exists():
+            return []
+        with self.journal.open("rb") as file:
+            file.seek(self.read)
+            text = file.read()
+        whole = text[: text.rfind(b"\n") + 1]
+        self.read += len(whole)
+        found = [line for line in map(json.loads, whole.splitlines()) if "images_per_second" in line]
+        self.done = found[-1]["update"] if found else self.done
+        return found
