@@ -47,10 +47,9 @@ class BatchAugmentation:
 
         The indices are in the processor's memory, wherever the images are.
         """
-        if self.padding:
-            images = self._shift(images, indices, epoch)
+        images = self._shift(images, indices, epoch) if self.padding else images.clone()
         if self.flip != "none":
-            images = self._mirror(images, indices, epoch)
+            self._mirror(images, indices, epoch)
         if self.cutout:
             images = self._cut(images, indices, epoch)
         return images
@@ -73,13 +72,12 @@ class BatchAugmentation:
         corner = (_numbers(images) * side + down) * side + right
         return windows.index_select(0, corner).view(count, size, size, 3)
 
-    def _mirror(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
-        mirrored = self._mirrored(indices, epoch)
-        rows, order = mirrored.nonzero()[0], np.arange(len(mirrored))
-        order[rows] = len(order) + np.arange(len(rows))
-        # The processor knows which, and flips those alone. Picking copies whole images; index_copy_ goes byte by byte.
-        flipped, picked = (torch.from_numpy(places).to(images.device, non_blocking=True) for places in (rows, order))
-        return torch.cat([images, images.index_select(0, flipped).flip(2)]).index_select(0, picked)
+    def _mirror(self, images: Tensor, indices: Tensor, epoch: int) -> None:
+        """In place."""
+        # The processor knows which, and flips those alone.
+        rows = torch.from_numpy(self._mirrored(indices, epoch).nonzero()[0]).to(images.device, non_blocking=True)
+        flipped = images.index_select(0, rows).flip(2)
+        _in_words(images).index_copy_(0, rows, _in_words(flipped))
 
     def _mirrored(self, indices: Tensor, epoch: int) -> npt.NDArray[np.bool_]:
         """Which images to mirror: (n,) bool."""
@@ -103,6 +101,12 @@ class BatchAugmentation:
 def _drawn(folded: int, indices: Tensor, below: int, device: torch.device) -> Tensor:
     """As :func:`draw`, on the device. By the processor, which would have to tell a GPU each of the many small steps."""
     return torch.from_numpy(draw(folded, indices.numpy(), below)).to(device, non_blocking=True)
+
+
+def _in_words(images: Tensor) -> Tensor:
+    """A view of a batch of images as rows of the longest numbers that fit: a processor copies these one by one."""
+    rows = images.flatten(1)
+    return rows.view(torch.int64) if rows.shape[1] % 8 == 0 else rows
 
 
 def _numbers(images: Tensor) -> Tensor:

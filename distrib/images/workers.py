@@ -72,7 +72,7 @@ class Decoding(Dataset[Decoded]):
     def __getitem__(self, task: Task) -> Decoded:
         """Decode one micro-batch."""
         epoch, indices = task
-        shared = torch.zeros((len(indices), self.size, self.size, 3), dtype=torch.uint8)
+        shared = torch.empty((len(indices), self.size, self.size, 3), dtype=torch.uint8)
         classes = torch.from_numpy(self.split.labels[indices])
         if get_worker_info() is not None:
             # Where torch would do it, when the batch is sent, an error is lost and the training process waits for ever.
@@ -84,7 +84,7 @@ class Decoding(Dataset[Decoded]):
                 images[place] = self._varied(epoch, index)
             except ImageError as error:
                 bad.append(str(error))
-                labels[place] = IGNORED
+                images[place], labels[place] = 0, IGNORED
         return Decoded(shared, classes, bad)
 
     def _varied(self, epoch: int, index: int) -> Pixels:
