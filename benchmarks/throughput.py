@@ -49,13 +49,13 @@ class Work:
 
 
 WORKS = {
-    "simplecnn": Work("simplecnn", 128, Pace(warm_up=40, every=10, updates=30), rounds=12),
-    "resnet18": Work("resnet18", 128, Pace(warm_up=3, every=1, updates=3), rounds=9),
+    "simplecnn": Work("simplecnn", 128, Pace(warm_up=20, every=10, updates=30), rounds=10),
+    "resnet18": Work("resnet18", 128, Pace(warm_up=3, every=1, updates=3), rounds=7),
     "resnet9": Work(
         "resnet9",
         400,
         Pace(warm_up=3, every=1, updates=2),
-        rounds=7,
+        rounds=5,
         flags=("--optimizer", "adam", "--clip-value", "0.1"),
     ),
 }

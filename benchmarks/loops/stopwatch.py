@@ -19,7 +19,7 @@ from distrib.settings import Model
 from distrib.zoo import registry
 
 CLASSES, SIDE = 10, 32
-IMAGES = 40_000  # enough that on a CPU no other trainer is timed at the end of an epoch, where workers start anew
+IMAGES = 30_000  # enough that on a CPU no other trainer is timed at the end of an epoch, where workers start anew
 
 
 @dataclass

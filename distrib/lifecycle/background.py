@@ -1,9 +1,5 @@
 """What a thread that works beside training does first."""
 
-import contextlib
-import os
-import threading
-
 import torch
 
 
@@ -15,9 +11,3 @@ def compute_alone() -> None:
     network a tenth of its speed, from its first checkpoint to its end.
     """
     torch.set_num_threads(1)  # of this thread, and of those that begin later: training's has begun
-
-
-def yield_cores() -> None:
-    """Let training's threads go first, where the system can tell threads apart."""
-    with contextlib.suppress(OSError, AttributeError):  # not Linux, or not allowed
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distrib.lifecycle import checkpoints
-from distrib.lifecycle.background import compute_alone, yield_cores
+from distrib.lifecycle.background import compute_alone
 from distrib.lifecycle.checkpoints import Tensors
 
 
@@ -33,7 +33,7 @@ class Saver:
 
     def __init__(self, folder: Path, keeps: checkpoints.Retention, before: Callable[[], None]) -> None:
         self.folder, self._keeps, self._before = folder, keeps, before
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="saver", initializer=step_back)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="saver", initializer=compute_alone)
         self._writing: Future[Saved] | None = None
 
     def save(self, groups: dict[str, Tensors], state: dict[str, Any], copied: Callable[[], None]) -> None:
@@ -61,9 +61,3 @@ class Saver:
         except OSError as failure:
             error = f"the checkpoint of update {state['update']} could not be written ({failure})"
         return Saved(state["update"], state["epoch"], time.perf_counter() - started, error)
-
-
-def step_back() -> None:
-    """Training's threads come first."""
-    compute_alone()
-    yield_cores()
