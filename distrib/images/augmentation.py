@@ -105,7 +105,7 @@ def _drawn(folded: int, indices: Tensor, below: int, device: torch.device) -> Te
 
 def _in_words(images: Tensor) -> Tensor:
     """A view of a batch of images as rows of the longest numbers that fit: a processor copies these one by one."""
-    rows = images.flatten(1)
+    rows = images.view(len(images), images.stride(0))
     return rows.view(torch.int64) if rows.shape[1] % 8 == 0 else rows
 
 
