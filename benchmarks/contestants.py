@@ -8,10 +8,10 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from interleaved import Measure
 
@@ -40,27 +40,29 @@ def contestant(command: list[object], journal: Path, pace: Pace) -> Iterator[Mea
     of those since the last such line.
     """
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    words = [str(word) for word in command]
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(  # noqa: S603
-            words, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            [str(word) for word in command],
+            cwd=ROOT,
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         try:
-            loop = _Loop(process, journal, pace)
+            loop = _Loop(process, log, journal, pace)
             loop.run_until(pace.warm_up)
             loop.stop()
             yield loop.rate
-        except EOFError:
-            log.seek(0)
-            raise SystemExit(f"{' '.join(words)} ended:\n{log.read().decode(errors='replace')[-4000:]}") from None
         finally:
-            os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it ended by itself
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
 class _Loop:
-    def __init__(self, process: subprocess.Popen[bytes], journal: Path, pace: Pace) -> None:
-        self.process, self.journal, self.pace = process, journal, pace
+    def __init__(self, process: subprocess.Popen[bytes], log: IO[bytes], journal: Path, pace: Pace) -> None:
+        self.process, self.log, self.journal, self.pace = process, log, journal, pace
         self.read, self.done = 0, 0  # bytes of the journal, and the update that it told of last
 
     def rate(self) -> float:
@@ -72,14 +74,15 @@ class _Loop:
         return statistics.harmonic_mean([line["images_per_second"] for line in found if line["update"] > first])
 
     def run_until(self, update: int) -> list[Record]:
-        """Wait until the journal tells of that update; return what it told meanwhile. Raises EOFError if it ended."""
+        """Wait until the journal tells of that update; return what it told meanwhile. Raises SystemExit if it ended."""
         found: list[Record] = []
         while self.done < update:
             time.sleep(POLL)
             ended = self.process.poll() is not None
             found += self.news()
             if ended and self.done < update:
-                raise EOFError
+                self.log.seek(0)
+                raise SystemExit(f"{self.process.args} ended:\n{self.log.read().decode(errors='replace')[-4000:]}")
         return found
 
     def stop(self) -> None:

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from scaling_model import PICTURE, Link, Step, draw, fit, table
-from throughput import LOOPS, ROOT, run
+from throughput import LOOPS, ROOT, run, words
 
 SPACES = ("distrib-bench-a", "distrib-bench-b")
 ADDRESSES = ("10.78.0.1", "10.78.0.2")
@@ -68,10 +68,9 @@ def updates_per_second(world: int, batch: int = 128, updates: int = 12) -> float
         "train-images": batch * (updates + 3), "test-images": 16, "epochs": 1, "log-every": 3, "wandb": "off",
         "device": "cpu", "threads": threads,
     }  # fmt: skip
-    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
     with tempfile.TemporaryDirectory() as out:
         first = start if world > 1 else [sys.executable]
-        run([*first, ROOT / "distrib/train.py", "--no-report", *words, "--out", out, "--name", "run"])
+        run([*first, ROOT / "distrib/train.py", "--no-report", *words(flags), "--out", out, "--name", "run"])
         lines = map(json.loads, (Path(out) / "run/metrics.jsonl").read_text().splitlines())
         speeds = [record["images_per_second"] for record in lines if record["kind"] == "update"][3:]
     return len(speeds) / sum(batch / speed for speed in speeds)

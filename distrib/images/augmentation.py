@@ -47,8 +47,10 @@ class BatchAugmentation:
 
         The indices are in the processor's memory, wherever the images are.
         """
-        images = self._shift(images, indices, epoch) if self.padding else images.clone()
+        if self.padding:
+            images = self._shift(images, indices, epoch)
         if self.flip != "none":
+            images = images if self.padding else images.clone()  # what was given stays as it is
             self._mirror(images, indices, epoch)
         if self.cutout:
             images = self._cut(images, indices, epoch)
