@@ -17,8 +17,8 @@ from distrib.insight.console import Console
 from distrib.insight.reporter import Reporter, write_report
 from distrib.insight.telling import closing_text, header
 from distrib.insight.tracking import Tracker, mode
+from distrib.learning import convolution
 from distrib.learning.averaging import WeightAverage
-from distrib.learning.convolution import by_products, multiplies_in_tiles
 from distrib.learning.engine import Trainer
 from distrib.learning.exact import Exact
 from distrib.learning.optimizers import make_optimizer
@@ -145,8 +145,8 @@ def make_network(settings: Settings, feed: Feed, device: torch.device, *, fresh:
         # In place: the module, its parameters and their names stay as they are. One graph for each shape: one for all
         # would depend on which shape came first, and so on where the run was interrupted.
         network.compile(dynamic=False, mode=settings.compute.compile)
-    elif device.type == "cpu" and settings.compute.channels_last and multiplies_in_tiles():
-        by_products(network)
+    elif device.type == "cpu" and settings.compute.channels_last and (reach := convolution.on_this_cpu()):
+        convolution.by_products(network, reach)
     return network
 
 

@@ -3,10 +3,13 @@
 On CPUs that multiply bf16 matrices in tiles (AMX), oneDNN takes most of a backward pass for the gradients of weights:
 those of 512 filters over 4x4 places take it three times as long as the forward pass. Laid out as one matrix, all that
 the filters saw is multiplied with the gradients of their outputs, in about a third of that time. The more places, the
-more there is to lay out. Figures for each shape: docs/performance.md.
+more there is to lay out. Without tiles, oneDNN is slow where a filter leaves out places, or very few are left. Figures
+for each shape: docs/performance.md.
 """
 
-from typing import Any
+import math
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -14,10 +17,31 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.grad import conv2d_input
 
-PLACES = 36  # of an output, up to which weights' gradients are faster so
-DEEP = 512  # channels, from which on those of the images are, too
-
 Pair = tuple[int, int]  # vertical, horizontal
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Where products are faster on a kind of CPU."""
+
+    places: int
+    """Of an output, up to which weights' gradients are."""
+    strided: int
+    """The same, of filters that leave out places."""
+    deep: float
+    """Channels, from which on the gradients of images are, too."""
+
+
+TILES = Reach(places=36, strided=36, deep=512)
+VECTORS = Reach(places=9, strided=64, deep=math.inf)
+
+
+def on_this_cpu() -> Reach | None:
+    """Where products are faster on it; None without instructions for bf16, where PyTorch's kernels are left alone."""
+    able = torch.cpu.get_capabilities()
+    if able.get("amx_bf16"):
+        return TILES
+    return VECTORS if able.get("avx512_bf16") else None
 
 
 def patches(images: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
@@ -33,24 +57,22 @@ class _Products(torch.autograd.Function):
     """A convolution as PyTorch computes it, with gradients as :func:`patches` allow."""
 
     @staticmethod
-    def forward(
-        context: Any, images: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair
-    ) -> Tensor:
+    def forward(context: Any, images: Tensor, weight: Tensor, bias: Tensor | None, layer: "SmallConvolution") -> Tensor:
         context.save_for_backward(images, weight)
-        context.stride, context.padding = stride, padding
-        return F.conv2d(images, weight, bias, stride, padding)
+        context.layer = layer
+        return F.conv2d(images, weight, bias, layer.stride, layer.padding)
 
     @staticmethod
     @once_differentiable
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         images, weight = context.saved_tensors
         for_images, for_weight, for_bias = context.needs_input_grad[:3]
-        stride, padding = context.stride, context.padding
+        layer = context.layer
+        by_images = of_images if layer.deep else conv2d_input
         return (
-            of_images(images.shape, weight, gradient, stride, padding) if for_images else None,
-            of_weight(images, weight.shape, gradient, stride, padding) if for_weight else None,
+            by_images(images.shape, weight, gradient, layer.stride, layer.padding) if for_images else None,
+            of_weight(images, weight.shape, gradient, layer.stride, layer.padding) if for_weight else None,
             gradient.sum((0, 2, 3)) if for_bias else None,
-            None,
             None,
         )
 
@@ -64,10 +86,8 @@ def of_weight(images: Tensor, shape: torch.Size, gradient: Tensor, stride: Pair,
 
 
 def of_images(shape: torch.Size, weight: Tensor, gradient: Tensor, stride: Pair, padding: Pair) -> Tensor:
-    """The gradient of a convolution's images."""
-    outputs, inputs, height, width = weight.shape
-    if outputs < DEEP or stride != (1, 1):
-        return conv2d_input(shape, weight, gradient, stride, padding)
+    """The gradient of a convolution's images; its stride is 1."""
+    _, inputs, height, width = weight.shape
     # A convolution of the gradients, with the filters turned around.
     seen = patches(gradient, (height, width), stride, (height - 1 - padding[0], width - 1 - padding[1]))
     turned = weight.flip(2, 3).permute(2, 3, 0, 1).reshape(-1, inputs)
@@ -77,33 +97,40 @@ def of_images(shape: torch.Size, weight: Tensor, gradient: Tensor, stride: Pair,
 class SmallConvolution(nn.Conv2d):
     """A convolution that learns by matrix products where its output is small; what it returns is the same."""
 
+    reach: Reach
+
+    @property
+    def dense(self) -> bool:
+        """Whether it leaves out no places."""
+        return self.stride == (1, 1)
+
+    @property
+    def deep(self) -> bool:
+        """Whether the gradients of its images are products, too."""
+        return self.dense and self.out_channels >= self.reach.deep
+
     def forward(self, images: Tensor) -> Tensor:
         """Return (N, outputs, H', W') for (N, inputs, H, W)."""
-        stride: Pair = self.stride  # type: ignore[assignment] # torch says: any number of them
         padding: Pair = self.padding  # type: ignore[assignment] # :func:`suits` refuses names
         sides = [
             (side + 2 * pad - kernel) // step + 1
-            for side, pad, kernel, step in zip(images.shape[2:], padding, self.kernel_size, stride, strict=True)
+            for side, pad, kernel, step in zip(images.shape[2:], padding, self.kernel_size, self.stride, strict=True)
         ]
         rounded = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") is torch.bfloat16
         learns = torch.is_grad_enabled() and rounded
-        if not learns or sides[0] * sides[1] > PLACES:
+        if not learns or sides[0] * sides[1] > (self.reach.places if self.dense else self.reach.strided):
             return super().forward(images)
         bias = None if self.bias is None else self.bias.bfloat16()
-        out: Tensor = _Products.apply(images.bfloat16(), self.weight.bfloat16(), bias, stride, padding)
+        out: Tensor = _Products.apply(images.bfloat16(), self.weight.bfloat16(), bias, self)
         return out
 
 
-def multiplies_in_tiles() -> bool:
-    """Whether this CPU multiplies bf16 matrices in tiles, without which its products are no faster."""
-    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
-
-
-def by_products(network: nn.Module) -> None:
+def by_products(network: nn.Module, reach: Reach) -> None:
     """Let the convolutions of a network in channels_last learn so. Modules, parameters and their names stay."""
     for module in network.modules():
         if type(module) is nn.Conv2d and suits(module):
             module.__class__ = SmallConvolution
+            cast(SmallConvolution, module).reach = reach
 
 
 def suits(convolution: nn.Conv2d) -> bool:

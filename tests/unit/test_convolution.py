@@ -1,6 +1,7 @@
 """Gradients of convolutions as matrix products: the same as PyTorch's, but for the rounding of bf16."""
 
 import copy
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -10,20 +11,22 @@ from torch import Tensor, nn
 from distrib import assembly
 from distrib.images.growth import Growth
 from distrib.learning import convolution
-from distrib.learning.convolution import DEEP, SmallConvolution, by_products, patches
+from distrib.learning.convolution import TILES, VECTORS, Reach, SmallConvolution, by_products, patches
 from distrib.settings import Compute, Model, Settings
 
+DEEP = 16  # channels
+REACH = Reach(places=36, strided=16, deep=DEEP)
 CASES = {
-    "3x3": (nn.Conv2d(8, 16, 3, padding=1), 5),
-    "without a margin": (nn.Conv2d(8, 16, 3), 6),
-    "stride": (nn.Conv2d(8, 16, 3, stride=2, padding=1, bias=False), 7),
-    "1x1": (nn.Conv2d(8, 16, 1, stride=2, bias=False), 8),
-    "oblong": (nn.Conv2d(8, 16, (1, 5), stride=(2, 1), padding=(0, 2)), 5),
+    "3x3": (nn.Conv2d(8, 12, 3, padding=1), 5),
+    "without a margin": (nn.Conv2d(8, 12, 3), 6),
+    "stride": (nn.Conv2d(8, 12, 3, stride=2, padding=1, bias=False), 7),
+    "1x1": (nn.Conv2d(8, 12, 1, stride=2, bias=False), 8),
+    "oblong": (nn.Conv2d(8, 12, (1, 5), stride=(2, 1), padding=(0, 2)), 5),
     "deep": (nn.Conv2d(8, DEEP, 3, padding=1, bias=False), 4),
     "deep and 1x1": (nn.Conv2d(8, DEEP, 1), 4),
     "deep without a margin": (nn.Conv2d(8, DEEP, (3, 2)), 4),
     "deep with a stride": (nn.Conv2d(8, DEEP, 3, stride=2, padding=1), 4),
-    "one place": (nn.Conv2d(8, 16, 3, padding=1), 1),
+    "one place": (nn.Conv2d(8, 12, 3, padding=1), 1),
 }
 
 
@@ -41,7 +44,7 @@ def both(layer: nn.Conv2d) -> tuple[nn.Conv2d, nn.Conv2d]:
     """The layer as PyTorch's, and as ours."""
     theirs = copy.deepcopy(layer).to(memory_format=torch.channels_last)
     ours = copy.deepcopy(theirs)
-    by_products(ours)
+    by_products(ours, REACH)
     assert type(ours) is SmallConvolution
     return theirs, ours
 
@@ -65,16 +68,17 @@ def test_gradients_are_those_of_pytorch_and_outputs_are_its_own(name, monkeypatc
 
 
 def test_gradients_lie_in_memory_as_their_weights_do():
-    _, ours = both(nn.Conv2d(8, 16, 3, padding=1))
+    _, ours = both(nn.Conv2d(8, 12, 3, padding=1))
     learned(ours, torch.randn(2, 8, 4, 4))
     assert ours.weight.grad.stride() == ours.weight.stride()
 
 
-@pytest.mark.parametrize("reason", ["large", "fp32", "evaluation"])
+@pytest.mark.parametrize("reason", ["large", "large with a stride", "fp32", "evaluation"])
 def test_elsewhere_it_is_pytorchs_convolution(reason, monkeypatch):
     monkeypatch.setattr(convolution, "_Products", None)
-    theirs, ours = both(nn.Conv2d(8, 16, 3, padding=1))
-    images = torch.randn(2, 8, *(2 * [7 if reason == "large" else 6]))
+    theirs, ours = both(nn.Conv2d(8, 12, 3, padding=1, stride=2 if reason == "large with a stride" else 1))
+    side = {"large": 7, "large with a stride": 10}.get(reason, 6)
+    images = torch.randn(2, 8, side, side)
     with torch.set_grad_enabled(reason != "evaluation"), torch.autocast("cpu", enabled=reason != "fp32"):
         assert torch.equal(ours(images), theirs(images))
         if reason != "evaluation":
@@ -83,7 +87,7 @@ def test_elsewhere_it_is_pytorchs_convolution(reason, monkeypatch):
 
 
 def test_frozen_weights_get_no_gradient():
-    _, ours = both(nn.Conv2d(8, 16, 3, padding=1))
+    _, ours = both(nn.Conv2d(8, 12, 3, padding=1))
     ours.weight.requires_grad_(False)
     with torch.autocast("cpu", torch.bfloat16):
         ours(torch.randn(2, 8, 4, 4)).sum().backward()
@@ -101,7 +105,7 @@ def test_what_has_no_such_patches_is_left_alone():
         nn.ConvTranspose2d(8, 8, 3),
     )
     names = list(left.state_dict())
-    by_products(left)
+    by_products(left, REACH)
     assert not any(isinstance(module, SmallConvolution) for module in left)
     assert list(left.state_dict()) == names
 
@@ -114,20 +118,39 @@ def test_patches_hold_what_each_place_sees():
 
 
 @pytest.mark.parametrize(
-    ("tiles", "compute", "expected"),
+    ("able", "expected"),
+    [({"amx_bf16": True, "avx512_bf16": True}, TILES), ({"amx_bf16": False, "avx512_bf16": True}, VECTORS), ({}, None)],
+)
+def test_where_products_are_faster_is_a_matter_of_the_cpu(able, expected, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    assert convolution.on_this_cpu() is expected
+
+
+def test_gradients_of_images_are_products_where_some_cpu_is_faster_so(monkeypatch):
+    used = []
+    monkeypatch.setattr(convolution, "of_images", lambda *a: used.append(a))
+    for deep, expected in ((DEEP, 1), (math.inf, 0)):
+        used.clear()
+        layer = nn.Conv2d(8, DEEP, 3)
+        by_products(layer, Reach(places=36, strided=36, deep=deep))
+        learned(layer, torch.randn(2, 8, 4, 4))
+        assert len(used) == expected
+
+
+@pytest.mark.parametrize(
+    ("reach", "compute", "expected"),
     [
-        (True, {}, True),
-        (False, {}, False),
-        (True, {"channels_last": False}, False),
-        (True, {"compile": "default"}, False),
+        (VECTORS, {}, True),
+        (None, {}, False),
+        (VECTORS, {"channels_last": False}, False),
+        (VECTORS, {"compile": "default"}, False),
     ],
 )
-def test_a_run_learns_so_where_it_is_faster(tiles, compute, expected, monkeypatch):
-    monkeypatch.setattr(assembly, "multiplies_in_tiles", lambda: tiles)
+def test_a_run_learns_so_where_it_is_faster(reach, compute, expected, monkeypatch):
+    monkeypatch.setattr(convolution, "on_this_cpu", lambda: reach)
     settings = Settings(model=Model(model="simplecnn", width=4), compute=Compute(**compute))
     growth = Growth.of(settings.augmentation, size=16, updates=1)
     feed = SimpleNamespace(preprocessing=SimpleNamespace(size=16, classes=("cat", "dog")), growth=growth)
     network = assembly.make_network(settings, feed, torch.device("cpu"), fresh=True)
     convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
-    assert convolutions
-    assert [type(module) is SmallConvolution for module in convolutions] == [expected] * len(convolutions)
+    assert {getattr(module, "reach", None) for module in convolutions} == {reach if expected else None}
