@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import statistics
 import subprocess
 import tempfile
 import time
@@ -11,19 +10,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from interleaved import Measure
 
 ROOT = Path(__file__).resolve().parents[1]
-POLL = 0.05  # seconds between looks at a journal
-Record = dict[str, Any]
+POLL = 0.01  # seconds between looks at a journal, by which a measurement may be off
 
 
 @dataclass(frozen=True)
 class Pace:
     """Of a loop, in updates: how many warm it up, how many a report tells of, and how many are measured each time."""
 
+    images: int
+    """Of an update."""
     warm_up: int
     every: int
     updates: int
@@ -36,8 +36,8 @@ def contestant(command: list[object], journal: Path, pace: Pace) -> Iterator[Mea
     With the loop all processes that it starts stop and go on. So pairs may be as short as a few updates, without a
     start for each, and what else the machine does for longer than that meets both of a pair.
 
-    ``journal`` is what the loop writes: JSON lines, of which those with ``images_per_second`` tell of an ``update``, or
-    of those since the last such line.
+    ``journal`` is what the loop writes: JSON lines, of which those with ``images_per_second`` tell that an ``update``
+    is done. A loop stops as soon as it told of one, so that whole updates are measured.
     """
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with tempfile.TemporaryFile() as log:
@@ -66,39 +66,37 @@ class _Loop:
         self.read, self.done = 0, 0  # bytes of the journal, and the update that it told of last
 
     def rate(self) -> float:
-        """Images/s of some updates, after those of the report during which the loop stood still."""
-        first = self.done + self.pace.every
+        """Images/s of some updates."""
+        first, started = self.done, time.perf_counter()
         os.killpg(self.process.pid, signal.SIGCONT)
-        found = self.run_until(first + self.pace.updates)
+        self.run_until(first + self.pace.updates)
+        seconds, updates = time.perf_counter() - started, self.done - first
         self.stop()
-        return statistics.harmonic_mean([line["images_per_second"] for line in found if line["update"] > first])
+        return updates * self.pace.images / seconds
 
-    def run_until(self, update: int) -> list[Record]:
-        """Wait until the journal tells of that update; return what it told meanwhile. Raises SystemExit if it ended."""
-        found: list[Record] = []
+    def run_until(self, update: int) -> None:
+        """Wait until the journal tells of that update. Raises SystemExit if the loop ended."""
         while self.done < update:
             time.sleep(POLL)
             ended = self.process.poll() is not None
-            found += self.news()
+            self.look()
             if ended and self.done < update:
                 self.log.seek(0)
                 raise SystemExit(f"{self.process.args} ended:\n{self.log.read().decode(errors='replace')[-4000:]}")
-        return found
 
     def stop(self) -> None:
         """Let it stand still, and note how far it came."""
         os.killpg(self.process.pid, signal.SIGSTOP)
-        self.news()
+        self.look()
 
-    def news(self) -> list[Record]:
-        """Of updates, since the last look."""
+    def look(self) -> None:
+        """Read what the journal tells since the last look."""
         if not self.journal.exists():
-            return []
+            return
         with self.journal.open("rb") as file:
             file.seek(self.read)
             text = file.read()
         whole = text[: text.rfind(b"\n") + 1]
         self.read += len(whole)
-        found = [line for line in map(json.loads, whole.splitlines()) if "images_per_second" in line]
-        self.done = found[-1]["update"] if found else self.done
-        return found
+        told = [line["update"] for line in map(json.loads, whole.splitlines()) if "images_per_second" in line]
+        self.done = told[-1] if told else self.done

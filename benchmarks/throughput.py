@@ -5,7 +5,7 @@
 Where timm and Lightning are installed (benchmarks/peers.txt), they and Accelerate's loop take part.
 
 Each figure is of some updates of a process that has warmed up and else stands still. ``distrib`` is the command as a
-user types it, with its journal, checks and console; its figures are those of its own journal.
+user types it, with its journal, checks and console.
 """
 
 import argparse
@@ -32,10 +32,9 @@ READ_FILES = ("timm", "tutorial9")  # the others have their images in memory
 
 @dataclass(frozen=True)
 class Work:
-    """What is trained: a network, images of an update, and the updates that are measured."""
+    """What is trained: a network, and the updates that are measured."""
 
     network: str
-    batch: int
     pace: Pace
     rounds: int
     device: str = "cpu"
@@ -45,17 +44,16 @@ class Work:
     @classmethod
     def on_gpu(cls, network: str) -> "Work":
         """As much as a GPU does in about as long."""
-        return cls(network, 512, Pace(warm_up=40, every=20, updates=100), rounds=5, device="cuda")
+        return cls(network, Pace(images=512, warm_up=40, every=20, updates=100), rounds=5, device="cuda")
 
 
 WORKS = {
-    "simplecnn": Work("simplecnn", 128, Pace(warm_up=20, every=10, updates=30), rounds=10),
-    "resnet18": Work("resnet18", 128, Pace(warm_up=3, every=1, updates=3), rounds=7),
+    "simplecnn": Work("simplecnn", Pace(images=128, warm_up=20, every=10, updates=30), rounds=13),
+    "resnet18": Work("resnet18", Pace(images=128, warm_up=3, every=1, updates=3), rounds=9),
     "resnet9": Work(
         "resnet9",
-        400,
-        Pace(warm_up=3, every=1, updates=2),
-        rounds=5,
+        Pace(images=400, warm_up=3, every=1, updates=2),
+        rounds=7,
         flags=("--optimizer", "adam", "--clip-value", "0.1"),
     ),
 }
@@ -64,7 +62,7 @@ WORKS = {
 def distrib(work: Work, folder: Path) -> Contest:
     """The command itself, in bf16."""
     flags = {
-        "model": work.network, "batch-size": work.batch, "precision": "bf16", "out": folder, "name": "run",
+        "model": work.network, "batch-size": work.pace.images, "precision": "bf16", "out": folder, "name": "run",
         "data": "synthetic", "image-size": 32, "train-images": IMAGES, "test-images": 16, "epochs": 1000,
         "log-every": work.pace.every, "wandb": "off", "device": work.device,
     }  # fmt: skip
@@ -76,7 +74,7 @@ def loop(script: str, name: str, work: Work, folder: Path, *, precision: str = "
     """A loop of ``benchmarks/loops``; in ``folder`` are the images of those that read files."""
     journal = folder / f"{name} {precision}.jsonl"
     flags = {
-        "network": work.network, "batch": work.batch, "every": work.pace.every, "precision": precision,
+        "network": work.network, "batch": work.pace.images, "every": work.pace.every, "precision": precision,
         "device": work.device, "folder": folder / "train", "journal": journal,
     }  # fmt: skip
     return contestant([sys.executable, LOOPS / f"{script}.py", name, *words(flags)], journal, work.pace)
