@@ -20,10 +20,9 @@ POLL = 0.01  # seconds between looks at a journal, by which a measurement may be
 
 @dataclass(frozen=True)
 class Pace:
-    """Of a loop, in updates: how many warm it up, how many a report tells of, and how many are measured each time."""
+    """Of a loop: images of an update; updates that warm it up, that a report tells of, that are measured each time."""
 
     images: int
-    """Of an update."""
     warm_up: int
     every: int
     updates: int
