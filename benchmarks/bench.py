@@ -79,7 +79,7 @@ def decodings() -> list[Row]:
     folder = real("imagenet_sample")
     if folder is None:
         return []
-    found = decoding.compare(folder, rounds=9)
+    found = decoding.compare(folder, rounds=7)
     rows = [Row(name, str(times), "", met=True) for name, times in found.items() if name not in DECODING]
     return [at_least(name, found[name], least) for name, least in DECODING.items()] + rows
 
