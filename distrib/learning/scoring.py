@@ -42,7 +42,7 @@ def evaluate(
     Every process must call it. Of several ``views`` of an image the logits are averaged. ``between`` is called before
     each batch, equally often on every process; it may raise, and the network is then as it was.
     """
-    sums = [torch.zeros(4, device=processes.device)]
+    parts = [torch.zeros(4, device=processes.device)]
     training = network.training
     network.eval()
     try:
@@ -57,17 +57,30 @@ def evaluate(
                 for pixels, share in views_of(batch.pixels, views):
                     images = feed.preprocessing.normalise(pixels, channels_last=channels_last, dtype=processes.dtype)
                     logits = logits + share * network(images).float()
-                sums.append(_sums(logits, batch.labels))
+                parts.append(sums(logits, batch.labels))
     finally:
         network.train(training)
     # Rounded once: the sum does not depend on who scored which batch.
-    everyone = itertools.chain.from_iterable(processes.gather(torch.stack(sums).tolist()))
+    everyone = itertools.chain.from_iterable(processes.gather(torch.stack(parts).tolist()))
     loss, top1, top5, count = map(total, zip(*everyone, strict=True))
     return Scores(loss / count, top1 / count, top5 / count, int(count))
 
 
-def _sums(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Loss, hits, hits among the best five, and images of a batch: (4,)."""
+def sums(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Loss, hits, hits among the best five, and images of a batch: (4,).
+
+    Of equal logits the first class is taken, as ``argmax`` does, on every device; ``topk`` takes any. A class whose
+    logit is no number is never hit.
+
+    Args:
+        logits: (N, classes).
+        labels: (N,); ``IGNORED`` for an image that does not count.
+    """
     loss = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
-    hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
-    return torch.stack([loss, hits[:, 0].sum(), hits.any(1).sum(), (labels != IGNORED).sum()])
+    counted = labels != IGNORED
+    own = labels.clamp(min=0)[:, None]
+    said = logits.gather(1, own)
+    earlier = torch.arange(logits.shape[1], device=logits.device) < own
+    better = ~(logits <= said) | (logits == said) & earlier
+    place = better.sum(1)
+    return torch.stack([loss, ((place == 0) & counted).sum(), ((place < 5) & counted).sum(), counted.sum()])

@@ -1,0 +1,42 @@
+"""What a batch adds to the scores."""
+
+import math
+
+import pytest
+import torch
+
+from distrib.images.workers import IGNORED
+from distrib.learning.scoring import sums
+
+
+def hits(logits: list[float], label: int) -> tuple[float, float]:
+    """Top-1 and top-5 of one image."""
+    _, top1, top5, count = sums(torch.tensor([logits]), torch.tensor([label])).tolist()
+    assert count == 1
+    return top1, top5
+
+
+@pytest.mark.parametrize(("label", "expected"), [(3, (1, 1)), (7, (0, 1)), (0, (0, 1)), (2, (0, 1)), (4, (0, 0))])
+def test_of_equal_logits_the_first_class_is_said(label, expected):
+    """As argmax says, of which the report is drawn; logits of bf16 are often equal, and topk says any of them."""
+    logits = [0.0] * 10
+    logits[3] = logits[7] = 1.0
+    assert hits(logits, label) == expected
+
+
+@pytest.mark.parametrize("label", range(3))
+def test_fewer_than_five_classes(label):
+    assert hits([1.0, 3.0, 2.0], label) == (label == 1, 1)
+
+
+@pytest.mark.parametrize("label", range(6))
+def test_what_is_no_number_is_no_hit(label):
+    assert hits([math.nan] * 6, label) == (0, 0)
+    assert hits([math.nan, 0, 0, 0, 0, 1], label)[0] == 0
+
+
+def test_an_image_left_out_adds_nothing():
+    logits = torch.eye(4)
+    kept = sums(logits, torch.tensor([0, IGNORED, 3, IGNORED]))
+    assert torch.equal(kept, sums(logits[[0, 2]], torch.tensor([0, 3])))
+    assert kept[3] == 2
