@@ -3,8 +3,8 @@
 On CPUs that multiply bf16 matrices in tiles (AMX), oneDNN takes most of a backward pass for the gradients of weights:
 those of 512 filters over 4x4 places take it three times as long as the forward pass. Laid out as one matrix, all that
 the filters saw is multiplied with the gradients of their outputs, in about a third of that time. The more places, the
-more there is to lay out. Without tiles, oneDNN is slow where a filter leaves out places, or very few are left. Figures
-for each shape: docs/performance.md.
+more there is to lay out. Between many channels each tap of the filters is multiplied for itself, where it lies in the
+image. Without tiles, oneDNN is slow where a filter leaves out places, or few are left. Figures: docs/performance.md.
 """
 
 import math
@@ -26,14 +26,19 @@ class Reach:
 
     places: int
     """Of an output, up to which weights' gradients are."""
+    narrow: int
+    """The same, between few channels."""
     strided: int
     """The same, of filters that leave out places."""
     deep: float
     """Channels, from which on the gradients of images are, too."""
 
 
-TILES = Reach(places=36, strided=36, deep=512)
-VECTORS = Reach(places=9, strided=64, deep=math.inf)
+TILES = Reach(places=36, narrow=36, strided=36, deep=512)
+VECTORS = Reach(places=25, narrow=9, strided=64, deep=math.inf)
+
+WIDE = 256 * 256
+"""Weights of a tap, from which on it is worth a product of its own: with fewer, copying takes as long."""
 
 
 def on_this_cpu() -> Reach | None:
@@ -80,9 +85,37 @@ class _Products(torch.autograd.Function):
 def of_weight(images: Tensor, shape: torch.Size, gradient: Tensor, stride: Pair, padding: Pair) -> Tensor:
     """The gradient of a convolution's weights."""
     outputs, inputs, height, width = shape
+    if stride == (1, 1) and outputs * inputs >= WIDE:
+        return tap_by_tap(images, shape, gradient, padding)
     told = gradient.permute(0, 2, 3, 1).reshape(-1, outputs)
     seen = patches(images, (height, width), stride, padding)
     return (told.T @ seen).view(outputs, height, width, inputs).permute(0, 3, 1, 2)
+
+
+def tap_by_tap(images: Tensor, shape: torch.Size, gradient: Tensor, padding: Pair) -> Tensor:
+    """The gradient of the weights, where a filter leaves out no places: for each of its taps a product of its own.
+
+    Where places are few, many taps lie beyond the margin, and there is nothing to multiply: a third of 3x3 over 4x4
+    places, and all but the middle of one over a single place. Nor is anything laid out nine times.
+    """
+    outputs, inputs, height, width = shape
+    seen, told = images.permute(0, 2, 3, 1), gradient.permute(0, 2, 3, 1)
+    found = images.new_empty(outputs, height, width, inputs)
+    for down in range(height):
+        rows, lines = inside(down, seen.shape[1], told.shape[1], padding[0])
+        for right in range(width):
+            columns, pixels = inside(right, seen.shape[2], told.shape[2], padding[1])
+            by = told[:, rows, columns].reshape(-1, outputs)
+            found[:, down, right] = by.T @ seen[:, lines, pixels].reshape(-1, inputs)
+    return found.permute(0, 3, 1, 2)
+
+
+def inside(tap: int, side: int, places: int, padding: int) -> tuple[slice, slice]:
+    """Along a side of an image: the places at which a tap of the filter lies in it, and the pixels below the tap."""
+    shift = tap - padding
+    first = max(0, -shift)
+    last = max(first, min(places, side - shift))  # as the first, if at none
+    return slice(first, last), slice(first + shift, last + shift)
 
 
 def of_images(shape: torch.Size, weight: Tensor, gradient: Tensor, stride: Pair, padding: Pair) -> Tensor:
@@ -109,6 +142,13 @@ class SmallConvolution(nn.Conv2d):
         """Whether the gradients of its images are products, too."""
         return self.dense and self.out_channels >= self.reach.deep
 
+    @property
+    def places(self) -> int:
+        """Up to how many of its output its weights' gradients are products."""
+        if not self.dense:
+            return self.reach.strided
+        return self.reach.places if self.in_channels * self.out_channels >= WIDE else self.reach.narrow
+
     def forward(self, images: Tensor) -> Tensor:
         """Return (N, outputs, H', W') for (N, inputs, H, W)."""
         padding: Pair = self.padding  # type: ignore[assignment] # :func:`suits` refuses names
@@ -118,7 +158,7 @@ class SmallConvolution(nn.Conv2d):
         ]
         rounded = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") is torch.bfloat16
         learns = torch.is_grad_enabled() and rounded
-        if not learns or sides[0] * sides[1] > (self.reach.places if self.dense else self.reach.strided):
+        if not learns or sides[0] * sides[1] > self.places:
             return super().forward(images)
         bias = None if self.bias is None else self.bias.bfloat16()
         out: Tensor = _Products.apply(images.bfloat16(), self.weight.bfloat16(), bias, self)

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from distrib import assembly
 from distrib.images.growth import Growth
 from distrib.learning import convolution
-from distrib.learning.convolution import TILES, VECTORS, Reach, SmallConvolution, by_products, patches
+from distrib.learning.convolution import TILES, VECTORS, Reach, SmallConvolution, by_products, patches, tap_by_tap
 from distrib.settings import Compute, Model, Settings
 
 DEEP = 16  # channels
-REACH = Reach(places=36, strided=16, deep=DEEP)
+REACH = Reach(places=25, narrow=36, strided=16, deep=DEEP)
 CASES = {
     "3x3": (nn.Conv2d(8, 12, 3, padding=1), 5),
     "without a margin": (nn.Conv2d(8, 12, 3), 6),
@@ -27,6 +27,7 @@ CASES = {
     "deep without a margin": (nn.Conv2d(8, DEEP, (3, 2)), 4),
     "deep with a stride": (nn.Conv2d(8, DEEP, 3, stride=2, padding=1), 4),
     "one place": (nn.Conv2d(8, 12, 3, padding=1), 1),
+    "taps that see none": (nn.Conv2d(8, 12, (7, 4), padding=(3, 2)), 2),
 }
 
 
@@ -49,17 +50,21 @@ def both(layer: nn.Conv2d) -> tuple[nn.Conv2d, nn.Conv2d]:
     return theirs, ours
 
 
+@pytest.mark.parametrize("wide", [True, False])
 @pytest.mark.parametrize("name", CASES)
-def test_gradients_are_those_of_pytorch_and_outputs_are_its_own(name, monkeypatch):
+def test_gradients_are_those_of_pytorch_and_outputs_are_its_own(name, wide, monkeypatch):
     layer, side = CASES[name]
+    monkeypatch.setattr(convolution, "WIDE", layer.in_channels * layer.out_channels + (not wide))
     used = []
-    monkeypatch.setattr(convolution, "patches", lambda *a: used.append(a) or patches(*a))
+    for way in (patches, tap_by_tap):
+        monkeypatch.setattr(convolution, way.__name__, lambda *a, way=way: used.append(way) or way(*a))
     images = torch.randn(3, 8, side, side, generator=torch.Generator().manual_seed(0))
     theirs, ours = both(layer)
     expected, gradients = learned(theirs, images.to(memory_format=torch.channels_last))
     out, found = learned(ours, images.to(memory_format=torch.channels_last))
     assert torch.equal(out, expected)
-    assert len(used) == (2 if ours.out_channels >= DEEP and ours.stride == (1, 1) else 1)
+    of_images = [patches] if layer.out_channels >= DEEP and layer.stride == (1, 1) else []
+    assert used == [*of_images, tap_by_tap if wide and layer.stride == (1, 1) else patches]
     for mine, other in zip(found, gradients, strict=True):
         assert mine.dtype == other.dtype
         assert mine.shape == other.shape
@@ -73,9 +78,11 @@ def test_gradients_lie_in_memory_as_their_weights_do():
     assert ours.weight.grad.stride() == ours.weight.stride()
 
 
-@pytest.mark.parametrize("reason", ["large", "large with a stride", "fp32", "evaluation"])
+@pytest.mark.parametrize("reason", ["large", "large and wide", "large with a stride", "fp32", "evaluation"])
 def test_elsewhere_it_is_pytorchs_convolution(reason, monkeypatch):
     monkeypatch.setattr(convolution, "_Products", None)
+    if reason == "large and wide":
+        monkeypatch.setattr(convolution, "WIDE", 8 * 12)
     theirs, ours = both(nn.Conv2d(8, 12, 3, padding=1, stride=2 if reason == "large with a stride" else 1))
     side = {"large": 7, "large with a stride": 10}.get(reason, 6)
     images = torch.randn(2, 8, side, side)
@@ -132,7 +139,7 @@ def test_gradients_of_images_are_products_where_some_cpu_is_faster_so(monkeypatc
     for deep, expected in ((DEEP, 1), (math.inf, 0)):
         used.clear()
         layer = nn.Conv2d(8, DEEP, 3)
-        by_products(layer, Reach(places=36, strided=36, deep=deep))
+        by_products(layer, Reach(places=36, narrow=36, strided=36, deep=deep))
         learned(layer, torch.randn(2, 8, 4, 4))
         assert len(used) == expected
 
