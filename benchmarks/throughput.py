@@ -48,8 +48,8 @@ class Work:
 
 
 WORKS = {
-    "simplecnn": Work("simplecnn", Pace(images=128, warm_up=20, every=10, updates=30), rounds=11),
-    "resnet18": Work("resnet18", Pace(images=128, warm_up=3, every=1, updates=3), rounds=9),
+    "simplecnn": Work("simplecnn", Pace(images=128, warm_up=20, every=10, updates=30), rounds=21),
+    "resnet18": Work("resnet18", Pace(images=128, warm_up=3, every=1, updates=3), rounds=11),
     "resnet9": Work(
         "resnet9",
         Pace(images=400, warm_up=3, every=1, updates=2),
