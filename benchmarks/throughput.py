@@ -48,7 +48,7 @@ class Work:
 
 
 WORKS = {
-    "simplecnn": Work("simplecnn", Pace(images=128, warm_up=20, every=10, updates=30), rounds=21),
+    "simplecnn": Work("simplecnn", Pace(images=128, warm_up=20, every=10, updates=30), rounds=15),
     "resnet18": Work("resnet18", Pace(images=128, warm_up=3, every=1, updates=3), rounds=11),
     "resnet9": Work(
         "resnet9",
