@@ -50,7 +50,7 @@ def milliseconds(calls: list[Callable[[], Tensor]], rounds: int) -> list[float]:
 
 
 def measure(images: int, inputs: int, outputs: int, side: int, stride: int, rounds: int) -> list[float]:
-    """Of the weights: PyTorch's, products; of the images the same, where the stride is 1."""
+    """Of the weights: PyTorch's, one product and, if the stride is 1, one by tap; then of the images the first two."""
 
     def drawn(*shape: int) -> Tensor:
         return torch.randn(shape, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
@@ -63,10 +63,16 @@ def measure(images: int, inputs: int, outputs: int, side: int, stride: int, roun
     ]
     if stride == 1:
         calls += [
+            lambda: convolution.tap_by_tap(seen, weight.shape, gradient, steps, padding),
             lambda: conv2d_input(seen.shape, weight, gradient, steps, padding),
             lambda: convolution.of_images(seen.shape, weight, gradient, steps, padding),
         ]
     return milliseconds(calls, rounds)
+
+
+def told(times: list[float]) -> str:
+    """In columns."""
+    return " ".join(f"{time:6.1f}" for time in times)
 
 
 def main() -> None:
@@ -78,8 +84,7 @@ def main() -> None:
     for images, inputs, outputs, side, stride in SHAPES:
         found = measure(images, inputs, outputs, side, stride, rounds)
         shape = f"{images} images, {inputs} to {outputs} channels, {side}x{side}, stride {stride}"
-        pairs = [f"{found[at]:6.1f} to {found[at + 1]:6.1f}" for at in range(0, len(found), 2)]
-        print(f"{shape:<52} weights {'   images '.join(pairs)}", flush=True)
+        print(f"{shape:<52} weights {told(found[:3])}   images {told(found[3:])}", flush=True)
 
 
 if __name__ == "__main__":

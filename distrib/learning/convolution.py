@@ -3,8 +3,8 @@
 On CPUs that multiply bf16 matrices in tiles (AMX), oneDNN takes most of a backward pass for the gradients of weights:
 those of 512 filters over 4x4 places take it three times as long as the forward pass. Laid out as one matrix, all that
 the filters saw is multiplied with the gradients of their outputs, in about a third of that time. The more places, the
-more there is to lay out. Between many channels each tap of the filters is multiplied for itself, where it lies in the
-image. Without tiles, oneDNN is slow where a filter leaves out places, or few are left. Figures: docs/performance.md.
+more there is to lay out. Without tiles, oneDNN is slow where a filter leaves out places, or few are left; between many
+channels each tap of the filters is then multiplied for itself. Figures for each shape: docs/performance.md.
 """
 
 import math
@@ -26,19 +26,18 @@ class Reach:
 
     places: int
     """Of an output, up to which weights' gradients are."""
-    narrow: int
-    """The same, between few channels."""
     strided: int
     """The same, of filters that leave out places."""
+    wide: float
+    """Weights of a tap, from which on it is worth a product of its own: with fewer, copying takes as long."""
+    tapped: int
+    """Places, up to which it is."""
     deep: float
     """Channels, from which on the gradients of images are, too."""
 
 
-TILES = Reach(places=36, narrow=36, strided=36, deep=512)
-VECTORS = Reach(places=25, narrow=9, strided=64, deep=math.inf)
-
-WIDE = 256 * 256
-"""Weights of a tap, from which on it is worth a product of its own: with fewer, copying takes as long."""
+TILES = Reach(places=36, strided=36, wide=math.inf, tapped=0, deep=512)  # taps: not measured there
+VECTORS = Reach(places=9, strided=64, wide=256 * 256, tapped=25, deep=math.inf)
 
 
 def on_this_cpu() -> Reach | None:
@@ -74,9 +73,10 @@ class _Products(torch.autograd.Function):
         for_images, for_weight, for_bias = context.needs_input_grad[:3]
         layer = context.layer
         by_images = of_images if layer.deep else conv2d_input
+        by_weight = tap_by_tap if layer.wide else of_weight
         return (
             by_images(images.shape, weight, gradient, layer.stride, layer.padding) if for_images else None,
-            of_weight(images, weight.shape, gradient, layer.stride, layer.padding) if for_weight else None,
+            by_weight(images, weight.shape, gradient, layer.stride, layer.padding) if for_weight else None,
             gradient.sum((0, 2, 3)) if for_bias else None,
             None,
         )
@@ -85,15 +85,13 @@ class _Products(torch.autograd.Function):
 def of_weight(images: Tensor, shape: torch.Size, gradient: Tensor, stride: Pair, padding: Pair) -> Tensor:
     """The gradient of a convolution's weights."""
     outputs, inputs, height, width = shape
-    if stride == (1, 1) and outputs * inputs >= WIDE:
-        return tap_by_tap(images, shape, gradient, padding)
     told = gradient.permute(0, 2, 3, 1).reshape(-1, outputs)
     seen = patches(images, (height, width), stride, padding)
     return (told.T @ seen).view(outputs, height, width, inputs).permute(0, 3, 1, 2)
 
 
-def tap_by_tap(images: Tensor, shape: torch.Size, gradient: Tensor, padding: Pair) -> Tensor:
-    """The gradient of the weights, where a filter leaves out no places: for each of its taps a product of its own.
+def tap_by_tap(images: Tensor, shape: torch.Size, gradient: Tensor, _stride: Pair, padding: Pair) -> Tensor:
+    """The gradient of the weights, where the stride is 1: for each tap of the filters a product of its own.
 
     Where places are few, many taps lie beyond the margin, and there is nothing to multiply: a third of 3x3 over 4x4
     places, and all but the middle of one over a single place. Nor is anything laid out nine times.
@@ -143,11 +141,16 @@ class SmallConvolution(nn.Conv2d):
         return self.dense and self.out_channels >= self.reach.deep
 
     @property
+    def wide(self) -> bool:
+        """Whether each of its taps has a product of its own."""
+        return self.dense and self.in_channels * self.out_channels >= self.reach.wide
+
+    @property
     def places(self) -> int:
         """Up to how many of its output its weights' gradients are products."""
         if not self.dense:
             return self.reach.strided
-        return self.reach.places if self.in_channels * self.out_channels >= WIDE else self.reach.narrow
+        return self.reach.tapped if self.wide else self.reach.places
 
     def forward(self, images: Tensor) -> Tensor:
         """Return (N, outputs, H', W') for (N, inputs, H, W)."""

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +16,7 @@ from distrib.learning.convolution import TILES, VECTORS, Reach, SmallConvolution
 from distrib.settings import Compute, Model, Settings
 
 DEEP = 16  # channels
-REACH = Reach(places=25, narrow=36, strided=16, deep=DEEP)
+REACH = Reach(places=36, strided=16, wide=math.inf, tapped=25, deep=DEEP)
 CASES = {
     "3x3": (nn.Conv2d(8, 12, 3, padding=1), 5),
     "without a margin": (nn.Conv2d(8, 12, 3), 6),
@@ -54,12 +55,12 @@ def both(layer: nn.Conv2d) -> tuple[nn.Conv2d, nn.Conv2d]:
 @pytest.mark.parametrize("name", CASES)
 def test_gradients_are_those_of_pytorch_and_outputs_are_its_own(name, wide, monkeypatch):
     layer, side = CASES[name]
-    monkeypatch.setattr(convolution, "WIDE", layer.in_channels * layer.out_channels + (not wide))
     used = []
     for way in (patches, tap_by_tap):
         monkeypatch.setattr(convolution, way.__name__, lambda *a, way=way: used.append(way) or way(*a))
     images = torch.randn(3, 8, side, side, generator=torch.Generator().manual_seed(0))
     theirs, ours = both(layer)
+    ours.reach = replace(REACH, wide=layer.in_channels * layer.out_channels + (not wide))
     expected, gradients = learned(theirs, images.to(memory_format=torch.channels_last))
     out, found = learned(ours, images.to(memory_format=torch.channels_last))
     assert torch.equal(out, expected)
@@ -81,9 +82,9 @@ def test_gradients_lie_in_memory_as_their_weights_do():
 @pytest.mark.parametrize("reason", ["large", "large and wide", "large with a stride", "fp32", "evaluation"])
 def test_elsewhere_it_is_pytorchs_convolution(reason, monkeypatch):
     monkeypatch.setattr(convolution, "_Products", None)
-    if reason == "large and wide":
-        monkeypatch.setattr(convolution, "WIDE", 8 * 12)
     theirs, ours = both(nn.Conv2d(8, 12, 3, padding=1, stride=2 if reason == "large with a stride" else 1))
+    if reason == "large and wide":
+        ours.reach = replace(REACH, wide=8 * 12)
     side = {"large": 7, "large with a stride": 10}.get(reason, 6)
     images = torch.randn(2, 8, side, side)
     with torch.set_grad_enabled(reason != "evaluation"), torch.autocast("cpu", enabled=reason != "fp32"):
@@ -139,7 +140,7 @@ def test_gradients_of_images_are_products_where_some_cpu_is_faster_so(monkeypatc
     for deep, expected in ((DEEP, 1), (math.inf, 0)):
         used.clear()
         layer = nn.Conv2d(8, DEEP, 3)
-        by_products(layer, Reach(places=36, narrow=36, strided=36, deep=deep))
+        by_products(layer, replace(REACH, deep=deep))
         learned(layer, torch.randn(2, 8, 4, 4))
         assert len(used) == expected
 
