@@ -81,10 +81,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     rounds = parser.parse_args().rounds
     keep_pages()
-    for images, inputs, outputs, side, stride in SHAPES:
-        found = measure(images, inputs, outputs, side, stride, rounds)
-        shape = f"{images} images, {inputs} to {outputs} channels, {side}x{side}, stride {stride}"
-        print(f"{shape:<52} weights {told(found[:3])}   images {told(found[3:])}", flush=True)
+    for count, inputs, outputs, side, stride in SHAPES:
+        found = measure(count, inputs, outputs, side, stride, rounds)
+        shape = f"{count} images, {inputs} to {outputs} channels, {side}x{side}, stride {stride}"
+        images = f"   images {told(found[3:])}" if stride == 1 else ""
+        print(f"{shape:<52} weights {told(found[:3])}{images}", flush=True)
 
 
 if __name__ == "__main__":
