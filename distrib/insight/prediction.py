@@ -139,9 +139,10 @@ def predict(
         batch = prepared.normalise(torch.stack(images).to(device), channels_last=channels_last)
         views = [batch, batch.flip(3)] if flip else [batch]
         mean = torch.stack([network(view).float().softmax(1) for view in views]).mean(0)
-        likely = mean.topk(min(top, len(prepared.classes)))
+        likely = mean.sort(descending=True, stable=True)  # topk says any of equal ones, where scores say the first
         for name, indices, values in zip(names, likely.indices.tolist(), likely.values.tolist(), strict=True):
-            yield Prediction(name, [prepared.classes[i] for i in indices], [round(v, 6) for v in values])
+            classes = [prepared.classes[index] for index in indices[:top]]
+            yield Prediction(name, classes, [round(value, 6) for value in values[:top]])
 
 
 def show_table(found: Iterable[Prediction], files: list[Path], run: Run) -> None:

@@ -97,6 +97,16 @@ def test_a_mirrored_view_is_averaged_in(folder, images):
     assert dict(zip(found.classes, found.probabilities, strict=True)) == pytest.approx(mean, abs=1e-4)
 
 
+def test_of_equal_probabilities_the_first_class_comes_first(folder, images, monkeypatch):
+    opened, file = load_run(folder), next((images / "5").iterdir())
+    network = opened.network()
+    torch.nn.init.zeros_(network.fc.weight)
+    network.fc.bias = torch.nn.Parameter(torch.tensor([0.0, 1] * 5))
+    monkeypatch.setattr(opened.__class__, "network", lambda *_, **__: network)
+    (found,) = predict(opened, [file], top=8)
+    assert found.classes == list("13579024")
+
+
 def test_a_bad_image_is_raised_unless_somebody_takes_it(folder, images):
     with pytest.raises(ImageError, match=r"broken\.png is not an image"):
         list(predict(load_run(folder), [images / "broken.png"]))
