@@ -1,6 +1,6 @@
-"""What a network says of each test image: collected, saved, and read back for analysis."""
+"""What a network says of each test image: collected for analysis, and saved."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from distrib.images.workers import IGNORED
 from distrib.learning.averaging import averaged_statistics
 from distrib.lifecycle.processes import Processes
 from distrib.settings import SettingsError
+from distrib.zoo.head import features_and_logits
 
 KINDS = (".npz", ".parquet")
 
@@ -53,9 +54,10 @@ def collect(network: nn.Module, feed: TestFeed, processes: Processes, *, channel
     with averaged_statistics(network, processes), processes.accelerator.autocast():
         for batch in feed:
             images = feed.preprocessing.normalise(batch.pixels, channels_last=channels_last, dtype=processes.dtype)
-            says = (network(images).float().softmax(1), network.features(images).float())  # type: ignore[operator]
+            seen, logits = features_and_logits(network, images)
+            columns = (batch.indices, batch.labels, logits.float().softmax(1), seen.float())
             good = (batch.labels != IGNORED).cpu()
-            parts.append(tuple(column.cpu()[good].numpy() for column in (batch.indices, batch.labels, *says)))
+            parts.append(tuple(column.cpu()[good].numpy() for column in columns))
     everyone = [part for rank in processes.gather(parts) for part in rank]
     index, label, probabilities, features = map(np.concatenate, zip(*everyone, strict=True))
     order = index.argsort()
@@ -83,25 +85,6 @@ def save(predictions: Predictions, path: Path) -> None:
             parquet.write_table(_table(predictions), path)
     except OSError as error:
         raise SettingsError(f"--save {path}: {error.strerror}") from None
-
-
-def load(path: Path) -> Predictions:
-    """Read predictions from a .npz file.
-
-    Raises:
-        SettingsError: there is none, or it holds something else.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            found = Predictions(**{field.name: file[field.name] for field in fields(Predictions)})
-    except FileNotFoundError:
-        raise SettingsError(f"there is no file {path}: distrib evaluate RUN --save {path} writes it") from None
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise SettingsError(f"{path} holds no predictions: {error}") from None
-    shapes = {len(found.index), len(found.label), len(found.probabilities), len(found.features)}
-    if len(shapes) > 1 or found.probabilities.shape[1:] != (len(found.classes),):
-        raise SettingsError(f"{path} holds no predictions: its arrays do not go together")
-    return found
 
 
 def _table(predictions: Predictions) -> pa.Table:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from distrib.settings import SettingsError, nearest, require
+from distrib.zoo.head import head
 from distrib.zoo.names import TORCHVISION
 
 INCEPTIONS = ("googlenet", "inception_v3")
@@ -22,35 +23,20 @@ class Borrowed(nn.Module):
 
     def __init__(self, net: nn.Module, classes: int) -> None:
         super().__init__()
-        # In every classifier of torchvision, the last of these layers in order of registration is the head.
-        self.head_name, head = [
-            (name, module) for name, module in net.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)
-        ][-1]
-        parent, _, leaf = self.head_name.rpartition(".")
-        setattr(net.get_submodule(parent), leaf, _resized(head, classes))
+        name, layer = head(net)
+        parent, _, leaf = name.rpartition(".")
+        setattr(net.get_submodule(parent), leaf, _resized(layer, classes))
         self.net = net
-
-    def features(self, images: Tensor) -> Tensor:
-        """Return what the head sees, as vectors: (N, 3, H, W) to (N, C)."""
-        seen: list[Tensor] = []
-        head = self.net.get_submodule(self.head_name)
-        handle = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-        try:
-            self.net(images)
-        finally:
-            handle.remove()
-        # SqueezeNet's head is a convolution; the mean over the image comes after it.
-        return seen[0].mean(dim=(2, 3)) if seen[0].ndim == 4 else seen[0]
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits: (N, 3, H, W) to (N, classes)."""
         return self.net(images)
 
 
-def _resized(head: nn.Linear | nn.Conv2d, classes: int) -> nn.Module:
-    if isinstance(head, nn.Linear):
-        return nn.Linear(head.in_features, classes, bias=head.bias is not None)
-    return nn.Conv2d(head.in_channels, classes, kernel_size=1)
+def _resized(layer: nn.Linear | nn.Conv2d, classes: int) -> nn.Module:
+    if isinstance(layer, nn.Linear):
+        return nn.Linear(layer.in_features, classes, bias=layer.bias is not None)
+    return nn.Conv2d(layer.in_channels, classes, kernel_size=1)
 
 
 class Weightless(TorchFunctionMode):

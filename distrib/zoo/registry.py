@@ -33,9 +33,9 @@ LARGEST_CIFAR_STEM = 64
 def build(model: Model, *, classes: int, image_size: int, download: bool = True) -> nn.Module:
     """Build the network that ``model`` describes, for square RGB images.
 
-    It takes float images (N, 3, image_size, image_size) to logits (N, classes); its ``features`` method takes them to
-    the pooled vectors (N, C) that the classifier sees. Its weights are a function of torch's random state. Without
-    ``download`` a pretrained network comes without its published weights, for others to be loaded into it.
+    It takes float images (N, 3, image_size, image_size) to logits (N, classes). Its weights are a function of torch's
+    random state. Without ``download`` a pretrained network comes without its published weights, for others to be loaded
+    into it.
 
     Raises:
         SettingsError: there is no such network, or it does not go with another setting or the size of the images.

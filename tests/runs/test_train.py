@@ -119,7 +119,7 @@ def test_evaluate_saves_what_the_network_says_of_each_image(finished, tmp_path):
     from datasets import Dataset
 
     from distrib.images import sources
-    from distrib.insight.predictions import load
+    from distrib.insight.predictions import Predictions
     from distrib.settings import Data
 
     folder, _ = finished
@@ -133,7 +133,7 @@ def test_evaluate_saves_what_the_network_says_of_each_image(finished, tmp_path):
             str(tmp_path / "said.parquet"),
         ]
     )
-    scores, said = json.loads(told), load(tmp_path / "said.npz")
+    scores, said = json.loads(told), Predictions(**np.load(tmp_path / "said.npz"))
     assert said.index.tolist() == list(range(359))
     assert said.label.tolist() == sources.load("digits", Data(data="digits")).test.labels.tolist()
     assert (said.predicted == said.label).mean() == pytest.approx(scores["top1"])

@@ -12,7 +12,8 @@ from torch import nn
 from distrib.settings import Model, SettingsError
 from distrib.zoo import names, registry, speednet
 from distrib.zoo.anatomy import parameters
-from distrib.zoo.borrowed import Borrowed, classifiers
+from distrib.zoo.borrowed import classifiers
+from distrib.zoo.head import features_and_logits, head
 from distrib.zoo.resnet import Padding, resnet
 
 
@@ -110,22 +111,23 @@ def test_our_networks_take_any_size(name, sizes):
         assert net.fc(features).shape == (2, 7)
 
 
-def test_logits_are_the_classifier_of_the_features():
-    for name in ("resnet20", "resnet9", "simplecnn", "speednet", "torchvision/resnet18", "torchvision/squeezenet1_1"):
-        net = registry.build(Model(model=name), classes=3, image_size=32).eval()
-        batch = torch.randn(2, 3, 32, 32)
-        features = net.features(batch)
-        if isinstance(net, Borrowed):
-            head = net.net.get_submodule(net.head_name)
-            weight = head.weight.flatten(1)
-            # SqueezeNet has a ReLU between its head and the mean, so only the shapes agree.
-            assert weight.shape == (3, features.shape[1])
-            if isinstance(head, nn.Conv2d):
-                continue
-        else:
-            head = net.fc
-        scale = 1 / speednet.SCALE if name == "speednet" else 1
-        torch.testing.assert_close(head(features), net(batch) * scale)
+@pytest.mark.parametrize(
+    "name", ["resnet20", "resnet9", "simplecnn", "speednet", "torchvision/resnet18", "torchvision/squeezenet1_1"]
+)
+def test_features_and_logits_come_of_one_pass(name):
+    net = registry.build(Model(model=name), classes=3, image_size=32).eval()
+    batch, passes = torch.randn(2, 3, 32, 32), []
+    net.register_forward_pre_hook(lambda *_: passes.append(1))
+    features, logits = features_and_logits(net, batch)
+    assert len(passes) == 1
+    assert torch.equal(logits, net(batch))
+    where, layer = head(net)
+    assert features.shape == (2, layer.weight.shape[1])
+    if name.endswith("squeezenet1_1"):  # has a ReLU between its head and the mean: only the shapes agree
+        return
+    assert where == ("net.fc" if name.startswith("torchvision/") else "fc")
+    torch.testing.assert_close(layer(features), logits / speednet.SCALE if name == "speednet" else logits)
+    assert len(layer._forward_pre_hooks) == 0
 
 
 @pytest.mark.parametrize(("name", "least"), [("resnet18", 8), ("resnet34", 8), ("resnet50", 2)])
@@ -174,9 +176,8 @@ def _check_borrowed(name: str) -> None:
     net = outline(f"torchvision/{name}", classes=7, image_size=size)
     with torch.no_grad():
         assert net.train()(images(2, size)).shape == (2, 7)
-        features = net.eval().features(images(2, size))
-    head = net.net.get_submodule(net.head_name)
-    assert features.shape == (2, head.weight.shape[1])
+        features, _ = features_and_logits(net.eval(), images(2, size))
+    assert features.shape == (2, head(net)[1].weight.shape[1])
 
 
 @pytest.mark.parametrize("name", ["googlenet", "regnet_y_400mf", "squeezenet1_1", "vit_b_32"])
