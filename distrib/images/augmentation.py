@@ -14,7 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from distrib.images.hashing import draw, key
-from distrib.settings import Augmentation, SettingsError
+from distrib.settings import Augmentation, require
+
+CROPPED_ABOVE = 64  # pixels above which `--crop auto` takes a random part
 
 SHIFT_DOWN, SHIFT_RIGHT, MIRROR, CUT_DOWN, CUT_RIGHT, RESIZED, POLICY = range(10, 17)  # purposes of the keys
 
@@ -31,16 +33,21 @@ class BatchAugmentation:
 
     @classmethod
     def of(cls, settings: Augmentation, *, seed: int, size: int, mirrored: bool) -> "BatchAugmentation":
-        """Resolve the settings for images of ``size`` pixels that may be ``mirrored`` or not."""
-        pad = settings.crop == "pad" or (settings.crop == "auto" and size <= 64)
+        """Resolve the settings for images of ``size`` pixels that may be ``mirrored`` or not.
+
+        Raises:
+            SettingsError: settings would black out whole images, or have no effect on images of that size.
+        """
+        pad = settings.crop == "pad" or (settings.crop == "auto" and size <= CROPPED_ABOVE)
+        asked = settings.crop_padding is not None or settings.padding_mode != "zero"
+        told = f"images of {size} pixels are not padded by --crop auto: give --crop pad, or no padding"
+        require(pad or not asked, told)
         padding = (settings.crop_padding or max(1, size // 8)) if pad else 0
-        reflect = settings.padding_mode == "reflect"
-        if reflect and padding >= size:
-            raise SettingsError(
-                f"--padding-mode reflect has but {size} pixels to mirror: --crop-padding {padding} is too much"
-            )
+        require(padding < size, f"--crop-padding {padding} can shift images of {size} pixels out of sight")
+        whole = f"--cutout {settings.cutout} can black out whole images of {size} pixels"
+        require(settings.cutout < size, whole)
         flip = settings.flip if settings.flip != "auto" else ("random" if mirrored else "none")
-        return cls(seed, padding, reflect, flip, settings.cutout)
+        return cls(seed, padding, settings.padding_mode == "reflect", flip, settings.cutout)
 
     def __call__(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
         """Vary images (n, size, size, 3) uint8, drawn for each of ``indices`` (n,) int64 and ``epoch`` (from 0).

@@ -6,12 +6,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from distrib.images.workers import IGNORED
+
 
 @dataclass(frozen=True)
 class MicroBatch:
     """Some images of a share: ``pixels`` (n, size, size, 3) uint8 and ``labels`` (n,) int64, on the device.
 
-    ``indices`` (n,) int64 stay with the processor, which draws from them. A label of -100 marks an image left out.
+    ``indices`` (n,) int64 stay with the processor, which draws from them. A label of ``IGNORED`` marks an image that is
+    left out, as happens where no other is there.
     """
 
     indices: Tensor
@@ -22,6 +25,13 @@ class MicroBatch:
         """Copy to the device; from pinned memory nobody waits for it."""
         pixels, labels = (tensor.to(device, non_blocking=True) for tensor in (self.pixels, self.labels))
         return replace(self, pixels=pixels, labels=labels)
+
+    def good(self) -> "MicroBatch":
+        """Without images that are left out; all of them if none would remain, as every process computes as often."""
+        kept = self.labels != IGNORED
+        if not kept.any():
+            return self
+        return MicroBatch(self.indices[kept], self.pixels[kept], self.labels[kept])
 
 
 def on_device(batches: Iterable[MicroBatch], device: torch.device) -> Iterator[MicroBatch]:

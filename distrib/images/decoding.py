@@ -23,6 +23,13 @@ class ImageError(Exception):
     """Whether all ranks raise it together, so that one of them is enough to say so."""
 
 
+def together(message: str) -> ImageError:
+    """An error that all ranks are about to raise."""
+    error = ImageError(message)
+    error.everywhere = True
+    return error
+
+
 def rgb(source: bytes | Path, where: str) -> Image.Image:
     """Decode an image to RGB, whatever its mode: grayscale, palette, alpha and CMYK become RGB; of several, the first.
 

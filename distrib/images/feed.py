@@ -17,7 +17,7 @@ from distrib.images.cropping import centre
 from distrib.images.decoding import ImageError
 from distrib.images.growth import Growth
 from distrib.images.order import Indices, Plan, own_shares
-from distrib.images.resident import Peers, Resident, decode_all
+from distrib.images.resident import Peers, Resident, decode_all, without
 from distrib.images.splits import ImageData, Split
 from distrib.images.workers import Decoding, WorkerLoader, worker_count
 from distrib.settings import Settings, SettingsError
@@ -26,7 +26,7 @@ SMALLEST = 8  # pixels of a side, as for --image-size
 SMALL = 64  # pixels up to which images are small: kept at their own size and in memory
 ROOM = 2**31  # bytes that a split may take in memory
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-TEST_BATCH = 512  # images of one process at once, at most
+TEST_BATCH, TEST_BYTES = 512, 2**24  # images of one process at once, at most; workers keep several such batches ready
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,8 @@ class Source:
         assert isinstance(self.loader, WorkerLoader)
         for indices, decoded in zip(lists, self.loader(epoch, lists), strict=True):
             bad.append(decoded.bad)
-            yield MicroBatch(torch.from_numpy(indices), decoded.images, decoded.labels)
+            batch = MicroBatch(torch.from_numpy(indices), decoded.images, decoded.labels)
+            yield batch.good() if decoded.bad else batch
 
 
 class TestFeed:
@@ -147,7 +148,8 @@ class TestFeed:
     def _lists(self) -> list[list[Indices]]:
         """By share, its micro-batches. None holds images of two shares: no sum is to depend on who has which share."""
         shares = np.array_split(np.arange(self.images), self._shares)
-        return [[share[at : at + TEST_BATCH] for at in range(0, len(share), TEST_BATCH)] for share in shares]
+        batch = min(TEST_BATCH, max(1, TEST_BYTES // (3 * self.preprocessing.size**2)))
+        return [[share[at : at + batch] for at in range(0, len(share), batch)] for share in shares]
 
     def _own(self, rank: int) -> range:
         return own_shares(self._shares, rank, self.peers.size)
@@ -189,9 +191,13 @@ class Feed:
         if isinstance(self.source.loader, Resident):
             return channel_statistics(self.source.loader.images)
         found: tuple[tuple[float, ...], tuple[float, ...]] | None = None
-        if peers.rank == 0:  # decoded once for this, without what varies them
-            found = channel_statistics(decode_all(self.data.train, size)[0])
+        if peers.rank == 0:
+            found = channel_statistics(self._plain(len(self.data.train.labels), size))
         return peers.gather(found)[0]
+
+    def _plain(self, count: int, size: int) -> Tensor:
+        """Of the first ``count`` training images those that can be decoded, without what varies them."""
+        return without(*decode_all(self.data.train.head(count), size))
 
     def facts(self) -> dict[str, Any]:
         """What the data set is, for a checkpoint: a run must not go on with another."""
@@ -222,11 +228,10 @@ class Feed:
             yield replace(batch, pixels=self.growth(varied, epoch * plan.updates_per_epoch + at))
 
     def examples(self, count: int) -> Tensor:
-        """The first ``count`` training images, or all if there are fewer, normalised: (n, 3, size, size) float32."""
-        indices = np.arange(min(count, self.images))
-        read = self.source.read(0, list(np.array_split(indices, -(-len(indices) // TEST_BATCH))))
-        parts = [self.preprocessing.normalise(batch.pixels, channels_last=True) for batch in read]
-        return torch.cat(parts)
+        """Good ones of the first ``count`` training images, normalised: (n, 3, size, size) float32, on the device."""
+        loader, size = self.source.loader, self.preprocessing.size
+        found = loader.images[:count] if isinstance(loader, Resident) else self._plain(count, size)
+        return self.preprocessing.normalise(found.to(self.source.device), channels_last=True)
 
 
 def own_size(split: Split) -> int:
@@ -248,7 +253,10 @@ def in_memory(settings: Settings, decoding: Decoding) -> bool:
     """
     loading = settings.data.loading
     if loading == "memory" and decoding.varies:
-        raise SettingsError("--policy and --crop resized work image by image: they need --loading workers (or auto)")
+        raise SettingsError(
+            "--policy and --crop resized, which --crop auto is above 64 pixels, work image by image: they need "
+            "--loading workers (or auto)"
+        )
     return loading == "memory" or (loading == "auto" and fits(decoding.split, decoding.size) and not decoding.varies)
 
 

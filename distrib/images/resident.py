@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from distrib.images.cropping import centre
-from distrib.images.decoding import ImageError, pixels
+from distrib.images.decoding import ImageError, pixels, together
 from distrib.images.splits import ArraySplit, Split
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - a file system in memory, where Linux has one
@@ -54,20 +55,16 @@ class Resident:
     """
 
     def __init__(self, split: Split, size: int, peers: Peers, *, skip: bool) -> None:
-        if peers.local_size == 1:
+        if max(peers.gather(peers.local_size)) == 1:
             images, bad = decode_all(split, size)
         else:
             images, bad = _shared(peers, (len(split.labels), size, size, 3), lambda out: _decode(split, size, out))
+        # Nodes with disks of their own may have other bad images; all are to leave out the same ones.
+        bad = sorted(dict(chain.from_iterable(peers.gather(bad))).items())
         if bad and not skip:
-            error = ImageError(f"{bad[0][1]} ({len(bad)} such images; --on-bad-image skip leaves them out)")
-            error.everywhere = True
-            raise error
+            raise together(f"{bad[0][1]} ({len(bad)} such images; --on-bad-image skip leaves them out)")
         self.left_out = [message for _, message in bad]
-        labels = torch.from_numpy(np.array(split.labels, dtype=np.int64))
-        if bad:
-            kept = torch.ones(len(labels), dtype=torch.bool)
-            kept[[index for index, _ in bad]] = False
-            images, labels = images[kept], labels[kept]
+        images, labels = without(images, bad), without(torch.from_numpy(np.array(split.labels, dtype=np.int64)), bad)
         self.images, self.labels = images, labels
 
     def to(self, device: torch.device) -> Self:
@@ -85,6 +82,15 @@ def decode_all(split: Split, size: int) -> tuple[Tensor, Bad]:
     return images, _decode(split, size, images)
 
 
+def without(rows: Tensor, bad: Bad) -> Tensor:
+    """The rows of a split, but those of bad images."""
+    if not bad:
+        return rows
+    kept = torch.ones(len(rows), dtype=torch.bool)
+    kept[[index for index, _ in bad]] = False
+    return rows[kept]
+
+
 def _decode(split: Split, size: int, out: Tensor) -> Bad:
     """Fill ``out`` with every image; return index and message of those that could not be decoded."""
     if isinstance(split, ArraySplit) and split.pixels.shape[1:3] == (size, size):
@@ -100,7 +106,11 @@ def _decode(split: Split, size: int, out: Tensor) -> Bad:
 
 
 def _shared(peers: Peers, shape: tuple[int, ...], fill: Callable[[Tensor], Bad]) -> tuple[Tensor, Bad]:
-    """A tensor that the first process of each node fills and the others of the node map."""
+    """A tensor that the first process of each node fills and the others of the node map; and what was bad here.
+
+    Raises:
+        ImageError: a node has no room. All processes raise it together.
+    """
     path, bad, failure = None, [], None
     try:
         if peers.local_rank == 0:
@@ -109,10 +119,12 @@ def _shared(peers: Peers, shape: tuple[int, ...], fill: Callable[[Tensor], Bad])
                 bad = fill(_mapped(path, shape))
             except OSError as error:
                 failure = f"no room to share {np.prod(shape):,} bytes of images between processes: {error}"
+        everyone = peers.gather((path, failure))
+        for _, failure in everyone:
+            if failure is not None:
+                raise together(failure)
         # Ranks of a node follow one another, so its first process is local_rank before this one.
-        found, bad, failure = peers.gather((path, bad, failure))[peers.rank - peers.local_rank]
-        if failure:
-            raise ImageError(failure)
+        found, _ = everyone[peers.rank - peers.local_rank]
         images = _mapped(found, shape)
         peers.gather(None)
         return images, bad
@@ -122,12 +134,27 @@ def _shared(peers: Peers, shape: tuple[int, ...], fill: Callable[[Tensor], Bad])
 
 
 def _file(size: int) -> str:
-    """A new file of ``size`` bytes, in memory where there is room."""
+    """A new file of ``size`` bytes, in memory where there is room.
+
+    Raises:
+        OSError: there is none anywhere. A file with holes would kill whoever writes into one for which there is none.
+    """
+    elsewhere = Path(tempfile.gettempdir())
+    for folder in {SHARED_MEMORY, elsewhere}:
+        _remove_stale(folder)
     in_memory = SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free > size + ROOM_LEFT
-    _remove_stale(SHARED_MEMORY)
-    descriptor, path = tempfile.mkstemp(prefix=f"distrib-{os.getpid()}-", dir=SHARED_MEMORY if in_memory else None)
-    os.truncate(descriptor, size)
-    os.close(descriptor)
+    folder = SHARED_MEMORY if in_memory else elsewhere
+    descriptor, path = tempfile.mkstemp(prefix=f"distrib-{os.getpid()}-", dir=folder)
+    try:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(descriptor, 0, size)
+        else:  # macOS
+            os.truncate(descriptor, size)
+    except OSError:
+        Path(path).unlink()
+        raise
+    finally:
+        os.close(descriptor)
     return path
 
 

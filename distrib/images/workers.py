@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from distrib.images.augmentation import RESIZED, apply_policy, policy_of
+from distrib.images.augmentation import CROPPED_ABOVE, RESIZED, apply_policy, policy_of
 from distrib.images.cropping import Pixels, centre, random_box
 from distrib.images.decoding import ImageError, pixels
 from distrib.images.hashing import key
@@ -19,7 +19,6 @@ from distrib.images.serving import served, served_by
 from distrib.images.splits import Split
 from distrib.settings import Settings
 
-CROPPED_ABOVE = 64  # pixels above which `--crop auto` takes a random part
 IGNORED = -100  # label of an image that is left out: torch's cross-entropy ignores it
 
 Task = tuple[int, Indices]  # epoch, indices of a micro-batch

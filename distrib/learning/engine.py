@@ -139,7 +139,7 @@ class Trainer:
             label_smoothing=optimization.label_smoothing,
         )
         # Gradients become the mean over shares; with this factor it is the sum over the images of the global batch,
-        # divided by their number, however they are divided into micro-batches. An image that is left out adds nothing.
+        # divided by its size, those that are left out included, however it is divided into micro-batches.
         self.processes.accelerator.backward(poisoned(loss, self.feed.plan.shares / optimization.batch_size))
         return batch_sums(loss, logits, batch.labels)
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from distrib.images.decoding import together
 from distrib.images.feed import TestFeed
 from distrib.images.views import Views, views_of
 from distrib.images.workers import IGNORED
@@ -41,6 +42,9 @@ def evaluate(
     Every process scores its part and no two the same image, so no image needs to be left out of the sums afterwards.
     Every process must call it. Of several ``views`` of an image the logits are averaged. ``between`` is called before
     each batch, equally often on every process; it may raise, and the network is then as it was.
+
+    Raises:
+        ImageError: no test image could be decoded. All processes raise it together.
     """
     parts = [torch.zeros(4, device=processes.device)]
     training = network.training
@@ -63,6 +67,8 @@ def evaluate(
     # Rounded once: the sum does not depend on who scored which batch.
     everyone = itertools.chain.from_iterable(processes.gather(torch.stack(parts).tolist()))
     loss, top1, top5, count = map(total, zip(*everyone, strict=True))
+    if count == 0:  # workers have only now tried to decode them
+        raise together("none of the test images could be decoded")
     return Scores(loss / count, top1 / count, top5 / count, int(count))
 
 

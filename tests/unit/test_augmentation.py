@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -77,11 +79,25 @@ def test_a_batch_is_varied_like_each_image_by_hand(  # noqa: PLR0913 - the argum
         assert np.array_equal(varied[place].numpy(), slow(augment, batch[place].numpy(), index, epoch))
 
 
-def test_a_mirror_as_wide_as_the_image_is_refused() -> None:
-    with pytest.raises(SettingsError, match="--crop-padding 8 is too much"):
-        BatchAugmentation.of(Augmentation(padding_mode="reflect", crop_padding=8), seed=0, size=8, mirrored=True)
-    wide = Augmentation(padding_mode="reflect", crop_padding=7)
+@pytest.mark.parametrize("mode", ["zero", "reflect"])
+def test_a_padding_as_wide_as_the_image_is_refused(mode: str) -> None:
+    with pytest.raises(SettingsError, match="--crop-padding 8 can shift images of 8 pixels out of sight"):
+        BatchAugmentation.of(Augmentation(padding_mode=mode, crop_padding=8), seed=0, size=8, mirrored=True)
+    wide = Augmentation(padding_mode=mode, crop_padding=7)
     assert BatchAugmentation.of(wide, seed=0, size=8, mirrored=True).padding == 7
+
+
+def test_a_cutout_as_large_as_the_image_is_refused() -> None:
+    with pytest.raises(SettingsError, match="--cutout 8 can black out whole images of 8 pixels"):
+        BatchAugmentation.of(Augmentation(cutout=8), seed=0, size=8, mirrored=True)
+    assert BatchAugmentation.of(Augmentation(cutout=7), seed=0, size=8, mirrored=True).cutout == 7
+
+
+@pytest.mark.parametrize("asked", [{"crop_padding": 4}, {"padding_mode": "reflect"}])
+def test_a_padding_without_effect_is_refused(asked: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match="images of 65 pixels are not padded by --crop auto: give --crop pad"):
+        BatchAugmentation.of(Augmentation(**asked), seed=0, size=65, mirrored=True)
+    assert BatchAugmentation.of(Augmentation(crop="pad", **asked), seed=0, size=65, mirrored=True).padding > 0
 
 
 def test_an_image_alone_is_varied_as_in_a_batch() -> None:

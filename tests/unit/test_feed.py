@@ -232,19 +232,50 @@ def test_skipping_in_memory_leaves_the_image_out(spoilt: Callable[[str], ImageDa
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("bad", ["train/dog/2.png", "train/cat/0.png"])
-def test_skipping_with_workers_marks_the_image(spoilt: Callable[[str], ImageData], bad: str, workers: int) -> None:
+def test_skipping_with_workers_leaves_the_image_out(spoilt: Callable[[str], ImageData], bad: str, workers: int) -> None:
     feed = Feed(spoilt(bad), settings("workers", workers, bad="skip", batch_size=8), Solo(), CPU)
-    assert used(feed.train(0)) == (7, 1)
+    batches = list(feed.train(0))
+    assert used(batches) == (7, 0)
+    for batch in batches:
+        assert len(batch.pixels) == len(batch.labels) == len(batch.indices)
+        assert batch.labels.tolist() == feed.data.train.labels[batch.indices.numpy()].tolist()
     (message,) = feed.left_out
     assert bad in message
 
 
-@pytest.mark.parametrize(("loading", "counts"), [("memory", (7, 0)), ("workers", (7, 1))])
-def test_a_bad_test_image_is_skipped(spoilt: Callable[[str], ImageData], loading: str, counts: tuple[int, int]) -> None:
+def test_a_micro_batch_of_bad_images_comes_marked_as_every_rank_computes_as_often(
+    spoilt: Callable[[str], ImageData],
+) -> None:
+    asked = settings("workers", bad="skip", batch_size=8, micro_batch=1)
+    assert used(Feed(spoilt("train/dog/2.png"), asked, Solo(), CPU).train(0)) == (7, 1)
+
+
+def test_images_that_are_left_out_are_no_part_of_the_statistics_or_examples(
+    spoilt: Callable[[str], ImageData],
+) -> None:
+    data = spoilt("train/dog/2.png")
+    memory = Feed(data, settings(bad="skip", batch_size=7), Solo(), CPU)
+    policy = {"policy": "autoaugment-cifar10"}  # which varies what workers decode
+    workers = Feed(data, settings("workers", bad="skip", batch_size=7, augmentation=policy), Solo(), CPU)
+    assert workers.preprocessing == memory.preprocessing
+    assert torch.equal(workers.examples(100), memory.examples(100))
+    assert len(workers.examples(100)) == 7
+
+
+@pytest.mark.parametrize("loading", ["memory", "workers"])
+def test_a_bad_test_image_is_skipped(spoilt: Callable[[str], ImageData], loading: str) -> None:
     feed = Feed(spoilt("test/cat/1.png"), settings(loading, bad="skip", batch_size=8), Solo(), CPU)
-    assert used(feed.test) == counts
+    assert used(feed.test) == (7, 0)
     (message,) = feed.left_out
     assert "test/cat/1.png" in message
+
+
+@pytest.mark.parametrize(("size", "images"), [(8, 512), (64, 512), (224, 111), (4000, 1)])
+def test_batches_of_test_images_leave_room_in_shared_memory(size: int, images: int) -> None:
+    data = load("synthetic", Data(data="synthetic", image_size=8, train_images=1, test_images=600))
+    asked = settings("workers", batch_size=1)
+    feed = TestFeed(data.test, Preprocessing(size, (0.5,), (0.5,), data.classes), asked, Solo(), CPU)
+    assert feed.batches == -(-600 // images)
 
 
 def test_labels_of_a_split_are_not_spoilt_by_skipping(spoilt: Callable[[str], ImageData]) -> None:

@@ -1,12 +1,17 @@
-"""What a batch adds to the scores."""
+"""What a batch adds to the scores, and test images of which none is left."""
 
+import contextlib
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
+from distrib.images.batches import MicroBatch
+from distrib.images.decoding import ImageError
 from distrib.images.workers import IGNORED
-from distrib.learning.scoring import sums
+from distrib.learning.scoring import evaluate, sums
 
 
 def hits(logits: list[float], label: int) -> tuple[float, float]:
@@ -40,3 +45,20 @@ def test_an_image_left_out_adds_nothing():
     kept = sums(logits, torch.tensor([0, IGNORED, 3, IGNORED]))
     assert torch.equal(kept, sums(logits[[0, 2]], torch.tensor([0, 3])))
     assert kept[3] == 2
+
+
+def test_no_test_image_that_could_be_decoded_is_told_by_all():
+    black = MicroBatch(torch.arange(2), torch.zeros(2, 8, 8, 3, dtype=torch.uint8), torch.full((2,), IGNORED))
+
+    class Feed(list):
+        batches = 1
+        preprocessing = SimpleNamespace(normalise=lambda pixels, **_: pixels.float())
+
+    accelerator = SimpleNamespace(autocast=contextlib.nullcontext)
+    alone = SimpleNamespace(
+        device=torch.device("cpu"), dtype=torch.float32, size=1, accelerator=accelerator, gather=lambda item: [item]
+    )
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+    with pytest.raises(ImageError, match="none of the test images could be decoded") as caught:
+        evaluate(network, Feed([black]), alone, channels_last=True)
+    assert caught.value.everywhere
