@@ -54,6 +54,10 @@ class PackedSplit:
             self._shards[shard] = np.memmap(self.root / shard_name(self.name, shard), dtype=np.uint8, mode="c")
         return self._shards[shard][offset : offset + length], (height, width, 3)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the shards: another process maps them for itself, where a copy of their bytes would be sent."""
+        return {name: value for name, value in vars(self).items() if name != "_shards"}
+
     def where(self, index: int) -> str:
         """Name the row."""
         return f"image {index} of {self.name} in {self.root}"
@@ -118,8 +122,9 @@ def read_manifest(root: Path) -> dict[str, Any]:
             f"{root} is no packed data set, whose {MANIFEST} says what it holds ({error}). "
             "Make one with `distrib pack FOLDER --data ...`"
         ) from None
-    if manifest.get("version") != VERSION:
-        raise SettingsError(f"{root} was packed by another version of distrib: pack the data set again")
+    if not isinstance(manifest, dict) or manifest.get("version") != VERSION:
+        told = f"{root} was packed by another version of distrib, or its {MANIFEST} is damaged"
+        raise SettingsError(f"{told}: pack the data set again")
     return manifest
 
 
@@ -137,7 +142,10 @@ def damaged(root: Path) -> list[str]:
 
 
 def _split(root: Path, name: str, manifest: dict[str, Any]) -> PackedSplit:
-    rows = np.load(root / f"{name}.npy", mmap_mode="r")
+    try:
+        rows = np.load(root / f"{name}.npy", mmap_mode="r")
+    except ValueError:
+        raise SettingsError(f"{root / name}.npy is damaged: pack the data set again") from None
     labels = np.array(rows[:, COLUMNS.index("label")])
     files = manifest["files"]
     shards = [files[file]["sha256"] for file in sorted(files) if file.startswith(f"{name}-")]

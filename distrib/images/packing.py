@@ -84,7 +84,10 @@ def _pack(request: Request) -> int:
     if request.folder.exists():
         raise SettingsError(f"{request.folder} exists: name a new folder")
     settings = Data(data=str(request.data), data_root=request.data_root)
-    data = sources.load(sources.locate(settings), settings)
+    place = sources.locate(settings)
+    data = sources.load(place, settings)
+    if place != settings.data:
+        print(f"--data {settings.data} is {place} here")
     with _whole(request.folder) as folder:
         files: dict[str, dict[str, Any]] = {}
         left_out = []
@@ -189,7 +192,11 @@ class _Packing(Dataset[Packed]):
         if self._request.form == "raw":
             return image.tobytes(), image.height, image.width
         stream = io.BytesIO()
-        image.save(stream, "JPEG", quality=self._request.quality)
+        try:
+            image.save(stream, "JPEG", quality=self._request.quality)
+        except OSError as error:  # JPEG has no more than 65,500 pixels a side
+            where, sides = self._split.where(index), f"{image.width} x {image.height}"
+            return f"{where} cannot be stored as JPEG of {sides} pixels: {error}; --form raw can"
         return stream.getvalue(), image.height, image.width
 
 

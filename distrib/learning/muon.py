@@ -15,8 +15,9 @@ COEFFICIENTS = 3.4445, -4.7750, 2.0315  # they raise small singular values faste
 class Muon(SGD):
     """Muon for the filters of convolutions, and SGD with Nesterov's momentum for all other parameters.
 
-    A filter's weights keep their norm: the norm that follows a convolution undoes their scale, and weights that grow
-    would only make all further steps smaller. Networks without norms are not what this is for.
+    The filters of a convolution are brought to the norm sqrt(filters) before each step: the batch norm that follows
+    undoes their scale, and weights that grow would only make all further steps smaller. Networks without such norms are
+    not what this is for.
 
     ``filters`` is a parameter group of four-dimensional weights, ``others`` are groups as SGD takes them. The
     orthogonal steps are computed in ``dtype``. An update with ``found_inf`` of 1 leaves everything as it was, as fused
@@ -54,7 +55,7 @@ class Muon(SGD):
         assert gradient is not None
         moved = buffer * momentum + gradient
         ahead = gradient + momentum * moved
-        scale = weight.shape[0] ** 0.5 / weight.norm()
+        scale = weight.shape[0] ** 0.5 / weight.norm().clamp(min=1e-7)  # filters of zeros begin to move, too
         if bad is not None:
             moved = torch.where(bad.bool(), buffer, moved)
             scale = torch.where(bad.bool(), 1.0, scale)

@@ -100,3 +100,14 @@ def test_an_update_that_is_not_finite_leaves_everything_as_it_was() -> None:
     gradients(net, 2)
     optimizer.step()
     assert not torch.equal(net[0].weight, before["0.weight"])
+
+
+def test_filters_of_zeros_begin_to_move() -> None:
+    net = network()
+    torch.nn.init.zeros_(net[0].weight)
+    optimizer = made(net)
+    for seed in range(2):
+        gradients(net, seed)
+        optimizer.step()
+    assert net[0].weight.isfinite().all()
+    assert net[0].weight.any()

@@ -1,6 +1,7 @@
 import gc
 import json
 import os
+import pickle
 import signal
 from functools import partial
 from pathlib import Path
@@ -142,9 +143,44 @@ def test_a_shard_that_is_cut_off_is_refused(folder: Path, damage: str, told: str
 def test_what_is_no_pack_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="is no packed data set"):
         opened(tmp_path)
-    (tmp_path / "pack.json").write_text(json.dumps({"version": 99}))
-    with pytest.raises(SettingsError, match="another version"):
-        opened(tmp_path)
+    for content in ({"version": 99}, [], "text"):
+        (tmp_path / "pack.json").write_text(json.dumps(content))
+        with pytest.raises(SettingsError, match=r"another version of distrib, or its pack\.json is damaged"):
+            opened(tmp_path)
+
+
+def test_a_damaged_index_is_refused(folder: Path) -> None:
+    place = pack(folder, "packed")
+    content = bytearray((place / "train.npy").read_bytes())
+    content[:6] = b"no npy"
+    (place / "train.npy").write_bytes(content)
+    with pytest.raises(SettingsError, match=r"train\.npy is damaged: pack the data set again"):
+        opened(place)
+
+
+def test_a_split_is_sent_to_a_process_without_its_shards(folder: Path) -> None:
+    split = opened(pack(folder, "packed")).train
+    before = len(pickle.dumps(split))
+    first = pixels(split.image(0))
+    assert len(pickle.dumps(split)) == before
+    assert np.array_equal(pixels(pickle.loads(pickle.dumps(split)).image(0)), first)  # noqa: S301 - our own
+
+
+def test_an_image_too_long_for_jpeg_is_told_like_one_that_is_bad(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    panorama = folder / "train/dog/05.png"
+    Image.new("RGB", (65501, 9)).save(panorama)
+    pack(folder, "packed", expect=1)
+    assert f"{panorama} cannot be stored as JPEG of 65501 x 9 pixels" in capsys.readouterr().err
+    out = pack(folder, "packed", "--on-bad-image", "skip")
+    assert len(opened(out).train.labels) == COUNT["train"] - 1
+
+
+def test_what_auto_stands_for_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    monkeypatch.setattr(packing.sources, "locate", lambda _: "digits")
+    assert packing.main([str(tmp_path / "out"), "--data", "auto"]) == 0
+    assert "--data auto is digits here" in capsys.readouterr().out
 
 
 def test_a_bad_image_ends_the_packing_and_leaves_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from distrib.images.decoding import ImageError
+from distrib.images.hashing import draw, key
 from distrib.images.sources import load, locate
 from distrib.images.splits import ArraySplit
 from distrib.settings import Data, SettingsError
@@ -108,6 +109,14 @@ def test_synthetic_images_are_the_same_twice_and_of_the_size_asked_for() -> None
     assert np.array_equal(first.train.labels, second.train.labels)
     assert not np.array_equal(first.train.pixels[:20], first.test.pixels)
     assert len(first.classes) == 10
+
+
+def test_synthetic_images_are_the_pattern_of_their_class_and_noise() -> None:
+    found = from_("synthetic", image_size=8, train_images=30, test_images=1).train
+    place = np.arange(8 * 8 * 3, dtype=np.int64)
+    for index, label in enumerate(found.labels.tolist()):
+        expected = draw(key(label, 77), place, 128) + draw(key(0, index, 79), place, 128)
+        assert np.array_equal(found.pixels[index].ravel(), expected)
 
 
 def test_more_synthetic_images_begin_with_the_same_ones() -> None:
