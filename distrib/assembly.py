@@ -39,8 +39,8 @@ from distrib.lifecycle.preflight import check_data, check_ranks, image_facts, ro
 from distrib.lifecycle.processes import Processes
 from distrib.lifecycle.saving import Saver
 from distrib.lifecycle.stopping import StopRequest, lead
-from distrib.settings import Compute, Model, Settings, SettingsError
-from distrib.zoo import anatomy, registry
+from distrib.settings import Compute, Settings, SettingsError
+from distrib.zoo import registry
 from distrib.zoo.speednet import SpeedNet
 
 WHITENED = 5000  # training images, to whose patches --first-weights whitened fits
@@ -131,7 +131,7 @@ def make_network(settings: Settings, feed: Feed, device: torch.device, *, fresh:
     """The network on the device, with its first weights if it is ``fresh``; the same on every process."""
     size, classes = feed.preprocessing.size, len(feed.preprocessing.classes)
     if feed.growth.first < size:
-        check_start_size(settings.model, feed)
+        registry.check_start_size(settings.model, classes=classes, image_size=size, first=feed.growth.first)
     torch.manual_seed(settings.compute.seed)
     network = registry.build(settings.model, classes=classes, image_size=size, download=fresh)
     if settings.lifecycle.init is not None and fresh:
@@ -148,17 +148,6 @@ def make_network(settings: Settings, feed: Feed, device: torch.device, *, fresh:
     elif device.type == "cpu" and settings.compute.channels_last and (reach := convolution.on_this_cpu()):
         convolution.by_products(network, reach)
     return network
-
-
-def check_start_size(model: Model, feed: Feed) -> None:
-    """Raise ``SettingsError`` if the network does not take the images that the run begins with."""
-    first, size, classes = feed.growth.first, feed.preprocessing.size, len(feed.preprocessing.classes)
-    try:
-        registry.blueprint(model, classes=classes, image_size=first)
-        # Vision transformers are built for one size, and then take no other.
-        anatomy.look(registry.blueprint(model, classes=classes, image_size=size), first)
-    except (SettingsError, RuntimeError, AssertionError, ValueError) as error:
-        raise SettingsError(f"--start-size {first}: {model.model} takes no images of that size ({error})") from None
 
 
 def set_compiler(sides: int) -> None:

@@ -43,6 +43,11 @@ def own_shares(shares: int, rank: int, world: int) -> range:
     return range(rank * each, (rank + 1) * each)
 
 
+def can_share(batch_size: int, shares: int, world: int) -> bool:
+    """Whether a batch can be cut into so many shares, and these be divided among ``world`` processes, all equally."""
+    return batch_size % shares == 0 and shares % world == 0
+
+
 def check_shares(batch_size: int, shares: int, images: int | None = None, *, virtual: bool = False) -> None:
     """Refuse a batch that cannot be cut into so many equal shares, naming the numbers that would do.
 

@@ -79,15 +79,16 @@ def main(arguments: list[str]) -> int:
 
 def look(folder: Path, *, hashes: bool) -> list[Row]:
     """What lies in a folder of checkpoints: these, oldest first, then whatever else is there."""
-    best, found = checkpoints.best(folder), checkpoints.every(folder)
-    rows = [row for checkpoint in found if (row := examine(checkpoint, hashes=hashes))]
+    rows = [row for checkpoint in checkpoints.every(folder) if (row := examine(checkpoint, hashes=hashes))]
     if any(row.fault for row in rows):
         time.sleep(PRUNING)
         again = (examine(Checkpoint(folder / row.name), hashes=hashes) if row.fault else row for row in rows)
         rows = [row for row in again if row]
-    marked = [
-        replace(row, best=best is not None and row.name == best.path.name, latest=row is rows[-1]) for row in rows
-    ]
+    sound = [row for row in rows if row.fault is None]
+    scored = [row for row in sound if row.test_top1 is not None]
+    best = max(scored, key=lambda row: row.test_top1 or 0.0, default=None)  # the earlier one of equals
+    latest = sound[-1] if sound else None
+    marked = [replace(row, best=row is best, latest=row is latest) for row in rows]
     others = sorted(folder.iterdir()) if folder.is_dir() else []
     return marked + [row for path in others if (row := leftover(path, hashes=hashes))]
 

@@ -75,8 +75,11 @@ class Variant:
 
     @property
     def scores(self) -> list[float]:
-        """Best test accuracy of each, of 1."""
-        return [run.best[0] for run in self.runs]
+        """Best test accuracy of each seed, of 1: of several runs of one, which tell nothing new, the mean."""
+        seeds: dict[Any, list[float]] = {}
+        for run in self.runs:
+            seeds.setdefault(run.settings.get("seed"), []).append(run.best[0])
+        return [float(np.mean(scores)) for scores in seeds.values()]
 
 
 @dataclass(frozen=True)
@@ -151,19 +154,19 @@ def differences(found: list[Variant]) -> list[Difference]:
 def difference(one: Variant, other: Variant) -> Difference:
     """How much better ``one`` is than ``other``.
 
-    With two seeds or more of each, Welch's interval of the means (https://doi.org/10.2307/2332510). With fewer nobody
-    knows what another seed would give; the interval then has only the chance in which images are in the test set, and
-    is too narrow.
+    With two seeds or more of each, Welch's interval of the means (https://doi.org/10.2307/2332510). With fewer, or
+    where all happen to agree, nobody knows what another seed would give; the interval then has only the chance in which
+    images are in the test set, and is too narrow.
     """
     first, second = (np.array(variant.scores) * 100 for variant in (one, other))
     points = float(first.mean() - second.mean())
-    if min(len(first), len(second)) > 1:
-        if first.std() == second.std() == 0:
-            return Difference(one.name, other.name, points, points, points, "seeds")
+    several = min(len(first), len(second)) > 1
+    if several and not np.ptp(first) == np.ptp(second) == 0:
         interval = stats.ttest_ind(first, second, equal_var=False).confidence_interval(SURE)
         return Difference(one.name, other.name, points, float(interval.low), float(interval.high), "seeds")
     images = [max(variant.runs[0].test_images, 1) for variant in (one, other)]
-    shares = [variant.scores[0] for variant in (one, other)]
+    shares = [float(np.mean(variant.scores)) for variant in (one, other)]
     error = 100 * math.sqrt(sum(p * (1 - p) / n for p, n in zip(shares, images, strict=True)))
     reach = float(stats.norm.ppf((1 + SURE) / 2)) * error
-    return Difference(one.name, other.name, points, points - reach, points + reach, "test images alone: one seed")
+    basis = f"test images alone: {'seeds agree' if several else 'one seed'}"
+    return Difference(one.name, other.name, points, points - reach, points + reach, basis)

@@ -69,11 +69,17 @@ def compare(one: RunFolder, other: RunFolder) -> tuple[list[tuple[str, str]], bo
     if not pairs:
         return [*rows, ("checkpoints", "none of the same update in both that is whole")], not number
     for first, second in pairs:
-        found = [(group, first_other_tensor(group, first, second)) for group in ("model", "optimizer", "ema")]
+        found = [(group, first_other_tensor(group, first, second)) for group in groups(first, second)]
         if any(text for _, text in found):
             break
     rows += [(group, f"at update {first.update} {text or 'the same'}") for group, text in found]
     return rows, not number and not any(text for _, text in found)
+
+
+def groups(first: Checkpoint, second: Checkpoint) -> list[str]:
+    """What tensors two checkpoints hold: a run without an average keeps none."""
+    averaged = any((checkpoint.path / "ema.safetensors").exists() for checkpoint in (first, second))
+    return ["model", "optimizer", *(["ema"] if averaged else [])]
 
 
 def differing_settings(one: RunFolder, other: RunFolder) -> str:

@@ -99,7 +99,7 @@ def examine(report: Report, settings: Settings, processes: Processes | None) -> 
             look_at_machine(report, settings, processes)
         report.check("run folder", partial(readiness.run_folder, settings))
         report.check("W&B", partial(readiness.tracking, settings))
-        shared = report.check("batch", partial(readiness.batch, settings.optimization.batch_size, world))
+        shared = report.check("batch", partial(readiness.batch, settings, world))
         for loaded in data if shared else ():
             look_ahead(report, partial(Prospect.of, settings, loaded, world), here)
 
@@ -109,7 +109,8 @@ def look_at_machine(report: Report, settings: Settings, processes: Processes) ->
     report.check("device", partial(machine.precisions, settings.compute, os.environ))
     if processes.device.type == "cpu":
         counts = (torch.get_num_threads(), processes.local_size, cores())
-        report.check("threads", partial(machine.threads, *counts))
+        asked = settings.compute.threads is not None or settings.compute.exact
+        report.check("threads", partial(machine.threads, *counts, asked=asked))
     if "WORLD_SIZE" not in os.environ:
         report.check("port", partial(machine.ports, os.environ))
 

@@ -51,27 +51,21 @@ def main(arguments: list[str]) -> int:
     request = tyro.cli(Request, args=arguments, prog="distrib evaluate")
     with Ending() as ending:
         if request.save is not None:
-            predictions.check_kind(request.save)
+            predictions.check_place(request.save)
         run = load_run(request.run, request.checkpoint)
         precision = request.precision or run.settings.compute.precision
         compute = dataclasses.replace(run.settings.compute, device=request.device, precision=precision)
         processes = start(compute)
         ending.then(processes.close)
-        scores = score(run, request, processes)
+        network, feed = prepare(run, processes, data=request.data, ema=request.ema)
+        channels_last = run.settings.compute.channels_last
+        scores = evaluate(network, feed, processes, channels_last=channels_last, views=request.views)
         if processes.is_main:
             _show(run, scores, as_json=request.json)
+        if (path := request.save) is not None:
+            found = predictions.collect(network, feed, processes, channels_last=channels_last)
+            processes.agreed(lambda: predictions.save(found, path))
     return ending.code
-
-
-def score(run: Run, request: Request, processes: Processes) -> Scores:
-    """Score the run's network on all test images, at its size and normalised as in training; save what it says."""
-    network, feed = prepare(run, processes, data=request.data, ema=request.ema)
-    channels_last = run.settings.compute.channels_last
-    scores = evaluate(network, feed, processes, channels_last=channels_last, views=request.views)
-    if (path := request.save) is not None:
-        found = predictions.collect(network, feed, processes, channels_last=channels_last)
-        processes.agreed(lambda: predictions.save(found, path))
-    return scores
 
 
 def prepare(

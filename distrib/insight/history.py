@@ -1,5 +1,6 @@
 """The history of a run from its journal, as columns: a million updates are read in seconds."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +33,7 @@ class History:
     updates: dict[str, Column]
     """By name, the numbers of all updates, (updates,) float64; NaN where one has none, or where it is not finite."""
     epochs: list[Record]
-    """The epoch records, in order."""
+    """The epoch records, in order; NaN where a number is not finite."""
     events: list[Record]
     """The event records, in order."""
 
@@ -58,8 +59,13 @@ def load_history(path: Path) -> History:
     if columns is None or len(records) < len(others):
         list(journal.read(path))  # says which line it is
         raise SettingsError(f"{path} holds a record that is none of a run's")
-    epochs = [record for record in records if record["kind"] == "epoch"]
+    epochs = [_finite_or_nan(record) for record in records if record["kind"] == "epoch"]
     return History(columns, epochs, [record for record in records if record["kind"] == "event"])
+
+
+def _finite_or_nan(record: Record) -> Record:
+    """JSON knows no number that is not finite: the journal has null in its place."""
+    return {name: math.nan if value is None else value for name, value in record.items()}
 
 
 def _columns(lines: bytearray) -> dict[str, Column] | None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from distrib import __version__
+from distrib.images.order import can_share
 from distrib.images.workers import cores
 from distrib.lifecycle.environment import device_name
 from distrib.lifecycle.preflight import bytes_text
@@ -96,8 +97,9 @@ def launches(settings: Settings, flags: list[str], environment: Mapping[str, str
         ]
     if wanted in ("auto", "cpu"):
         batch = settings.optimization.batch_size
-        several = next((n for n in range(2, cores() + 1) if batch % n == 0), 2)
-        made.append((f"{several} CPU processes", f"launch/cpu.sh {several} {given}"))
+        shares = settings.compute.shares
+        able = [n for n in range(2, cores() + 1) if can_share(batch, shares(n), n)]
+        made += [(f"{n} CPU processes", f"launch/cpu.sh {n} {given}") for n in able[:1]]
     if "SLURM_JOB_ID" in environment:
         nodes = environment.get("SLURM_JOB_NUM_NODES", "1")
         first = '$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)'
@@ -115,12 +117,17 @@ def alone(environment: Mapping[str, str], device: str) -> bool:
     return device == "cpu" and told and "WORLD_SIZE" not in environment
 
 
-def threads(each: int, processes: int, available: int) -> list[Finding]:
-    """Whether ``processes`` of this host with ``each`` so many threads use its ``available`` cores, and no more."""
+def threads(each: int, processes: int, available: int, *, asked: bool = False) -> list[Finding]:
+    """Whether ``processes`` of this host with ``each`` so many threads use its ``available`` cores, and no more.
+
+    That many may have been ``asked`` for, or be what an exact run takes.
+    """
     share = max(1, available // processes)
     told = f"{plural(processes, 'process')} of {plural(each, 'thread')} on {plural(available, 'core')}"
     if each == share:
         return [(OK, told)]
+    if asked:
+        return [(OK, f"{told}, as asked for (--threads, or --exact)")]
     why = "they are in one another's way" if each > share else "launchers give each but one unless told otherwise"
     return [(NOTE, f"{told}: {why}. Set OMP_NUM_THREADS={share}, or start with launch/cpu.sh, which does")]
 

@@ -43,8 +43,8 @@ class Predictions:
 
     @property
     def confidence(self) -> NDArray[np.float32]:
-        """(n,): its probability, of 1."""
-        return self.probabilities.max(1)
+        """(n,): its probability, of 1; 0 where the network gave no numbers."""
+        return np.nan_to_num(self.probabilities.max(1))
 
 
 @torch.inference_mode()
@@ -65,10 +65,12 @@ def collect(network: nn.Module, feed: TestFeed, processes: Processes, *, channel
     return Predictions(index[order], label[order], probabilities[order], features[order], names)
 
 
-def check_kind(path: Path) -> None:
-    """Raise ``SettingsError`` unless the path's suffix is a kind of file that predictions are saved as."""
+def check_place(path: Path) -> None:
+    """Raise ``SettingsError`` unless predictions can be saved there: in a folder, as a kind of file that is known."""
     if path.suffix not in KINDS:
         raise SettingsError(f"--save {path}: end its name in {' or '.join(KINDS)}")
+    if not path.parent.is_dir():
+        raise SettingsError(f"--save {path}: there is no folder {path.parent}")
 
 
 def save(predictions: Predictions, path: Path) -> None:
@@ -77,7 +79,7 @@ def save(predictions: Predictions, path: Path) -> None:
     Raises:
         SettingsError: it cannot be written.
     """
-    check_kind(path)
+    check_place(path)
     try:
         if path.suffix == ".npz":
             np.savez_compressed(path, **vars(predictions))

@@ -13,14 +13,16 @@ from torch import nn
 from distrib.images import sources
 from distrib.images.augmentation import BatchAugmentation
 from distrib.images.feed import in_memory, own_size
-from distrib.images.order import Plan, check_shares
+from distrib.images.growth import Growth
+from distrib.images.order import Plan, can_share, check_shares, own_shares
 from distrib.images.resident import ROOM_LEFT, SHARED_MEMORY
 from distrib.images.splits import ImageData
 from distrib.images.workers import Decoding, worker_count
 from distrib.insight.machine import NOTE, OK, PROBLEM, Finding, unreachable
 from distrib.insight.tracking import has_key, mode
 from distrib.learning.rates import Rates
-from distrib.lifecycle.checkpoints import every
+from distrib.learning.state import load_weights
+from distrib.lifecycle.checkpoints import every, weights
 from distrib.lifecycle.folder import RunFolder
 from distrib.lifecycle.opening import compare
 from distrib.lifecycle.preflight import bytes_text, check_data, checkpoint_bytes, image_facts, room_in, written
@@ -129,18 +131,20 @@ def facts(data: ImageData) -> dict[str, object]:
     }
 
 
-def batch(size: int, world: int) -> list[Finding]:
-    """Whether ``world`` processes can share a batch of ``size`` images, and how many could.
+def batch(settings: Settings, world: int) -> list[Finding]:
+    """Whether ``world`` processes can share the global batch, and how many could.
 
     Raises:
         SettingsError: they cannot.
     """
-    check_shares(size, world)
+    size, compute = settings.optimization.batch_size, settings.compute
+    check_shares(size, compute.shares(world), virtual=compute.exact)
+    own_shares(compute.shares(world), 0, world)
     share = f", {size // world} for each of {world} processes" if world > 1 else ""
-    able = ", ".join(str(n) for n in range(1, min(size, 64) + 1) if size % n == 0)
+    able = ", ".join(str(n) for n in range(1, min(size, 64) + 1) if can_share(size, compute.shares(n), n))
     findings = [(OK, f"{size} images an update{share}; can be shared by this many processes: {able}")]
     gpus = torch.cuda.device_count()
-    if world == 1 and gpus > 1 and size % gpus:
+    if world == 1 and gpus > 1 and not can_share(size, compute.shares(gpus), gpus):
         findings.append((NOTE, f"the {gpus} GPUs here cannot share --batch-size {size}: take a multiple of {gpus}"))
     return findings
 
@@ -188,6 +192,12 @@ def run_folder(settings: Settings) -> list[Finding]:
     return [(OK, f"the run {folder.path} is unfinished: it goes on after update {newest.state['update']:,}")]
 
 
+def is_fresh(settings: Settings) -> bool:
+    """Whether the run would begin, and not go on from a checkpoint."""
+    asked = settings.lifecycle
+    return asked.name is None or not every(RunFolder(asked.out / asked.name).checkpoints)
+
+
 @dataclass(frozen=True)
 class Prospect:
     """A run that could be: everything that can be built of it in a second."""
@@ -216,8 +226,14 @@ class Prospect:
         plan = Plan(len(data.train.labels), asked.batch_size, asked.micro_batch, 0, world, virtual)
         splits = (Decoding.of(data.train, size, settings), Decoding(data.test, size, seed=seed))
         resident = sum(len(one.split.labels) * size**2 * 3 for one in splits if in_memory(settings, one))
-        network = registry.blueprint(settings.model, classes=len(data.classes), image_size=size)
-        rates = Rates(asked, settings.schedule, plan.updates_per_epoch, plan.updates_per_epoch * asked.epochs)
+        updates, classes = plan.updates_per_epoch * asked.epochs, len(data.classes)
+        first = Growth.of(settings.augmentation, size=size, updates=updates).first
+        if first < size:
+            registry.check_start_size(settings.model, classes=classes, image_size=size, first=first)
+        network = registry.blueprint(settings.model, classes=classes, image_size=size)
+        if (init := settings.lifecycle.init) is not None and is_fresh(settings):
+            load_weights(network, weights(init), str(init))
+        rates = Rates(asked, settings.schedule, plan.updates_per_epoch, updates)
         return cls(settings, size, plan, network, rates, resident)
 
     def what(self) -> list[Finding]:

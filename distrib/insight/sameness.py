@@ -136,13 +136,15 @@ def _compare_numbers(one: list[Record], other: list[Record]) -> Finding:
 def first_other_number(one: list[Record], other: list[Record], until: int | None = None) -> str | None:
     """The first loss, norm or accuracy, in the order of the journals, that differs between them; None if none does.
 
-    ``until`` is the last update that both have, if they need not go equally far.
+    ``until`` is the last update that both have, if they need not go equally far: there one may have stopped before it
+    evaluated.
     """
     values, others = numbers_of(one), numbers_of(other)
     for place in {**values, **others}:
         update, kind, name = place
-        if name == "checksum" and not (place in values and place in others):
-            continue  # a fast run has none
+        both = place in values and place in others
+        if not both and (name == "checksum" or (kind == "epoch" and update == until)):
+            continue  # a fast run has no checksum
         if (until is None or update <= until) and values.get(place) != others.get(place):
             return f"{name} of the {kind} at update {update}: {values.get(place)} and {others.get(place)}"
     return None

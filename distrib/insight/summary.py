@@ -38,7 +38,7 @@ class Verdict:
         return [
             ("best test accuracy", f"{100 * self.best_top1:.2f} % (epoch {self.best_epoch})"),
             ("gain over the first epoch", f"{self.gain:+.2f} points"),
-            ("train-test gap at the end", f"{self.gap:+.2f} points"),
+            ("train-test gap at the end", "unknown" if math.isnan(self.gap) else f"{self.gap:+.2f} points"),
             ("over-fitting", self.overfitting),
         ]
 

@@ -67,10 +67,11 @@ def main(arguments: list[str]) -> int:
         request = tyro.cli(Request, args=arguments[:end], prog="distrib sweep")
         sweep = grids.read_grid(request.grid, request.out)
         grids.check(sweep)
-        grids.write(sweep)
         local = request.local or request.launcher is not None or shutil.which("sbatch") is None
         options = arguments[end + 1 :]
         require(not (local and options), "what follows after `--` is for sbatch, but the runs are trained here")
+        require(local or Path(JOB).is_file(), f"there is no {JOB} here: give this command in the repository's root")
+        grids.write(sweep)
         return train_here(sweep, request.launcher) if local else submit(sweep, request.at_once, options)
     except (SettingsError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -103,7 +104,6 @@ def submit(sweep: Sweep, at_once: int | None, options: list[str]) -> int:
     if not left:
         print(table(look(sweep)))
         return FINISHED
-    require(Path(JOB).is_file(), f"there is no {JOB} here: give this command in the repository's root")
     array = ",".join(map(str, left)) + (f"%{at_once}" if at_once else "")
     named = [f"--job-name={sweep.folder.name}", f"--output={sweep.folder}/%x-%a.out"]
     job = sbatch([f"--array={array}", *named, *options, JOB, str(sweep.folder)])

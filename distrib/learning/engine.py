@@ -4,6 +4,7 @@ Its unit of work is a share of a global batch: a process has one, or several whe
 update depends on is a pure function of its number (images, augmentation, rates, dropout), or is in the checkpoint.
 """
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -285,8 +286,8 @@ def epoch_record(progress: Progress, scores: Scores, average: Scores | None, *, 
         "kind": "epoch",
         "epoch": progress.epoch,
         "update": progress.update,
-        "train_loss": sums.loss / max(sums.images, 1),
-        "train_top1": sums.hits / max(sums.images, 1),
+        "train_loss": sums.loss / sums.images if sums.images else math.nan,  # if every update was left out
+        "train_top1": sums.hits / sums.images if sums.images else math.nan,
         "test_loss": scores.loss,
         "test_top1": scores.top1,
         "test_top5": scores.top5,

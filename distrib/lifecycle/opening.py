@@ -115,10 +115,12 @@ def compare(folder: RunFolder, settings: Settings) -> None:
     before, now = command.load(folder.settings).flat(), settings.flat()
     changed = [key for key in now if key not in FREE and not _same(key, before[key], now[key])]
     if changed:
+        some = any(folder.checkpoints.glob(f"{checkpoints.PREFIX}*"))
+        weights = f", from these weights if you like (--init {folder.path})" if some else ""
         told = "; ".join(f"--{k.replace('_', '-')} was {before[k]} and is now {now[k]}" for k in changed)
         raise SettingsError(
             f"the run {folder.path} has other settings: {told}. Give the old values to go on with it, or another "
-            f"--name to train a new run, from these weights if you like (--init {folder.path})"
+            f"--name to train a new run{weights}"
         )
 
 

@@ -81,7 +81,7 @@ class Data:
     def __post_init__(self) -> None:
         known = self.data in NAMED_DATA or self.data.startswith(LOCATED_DATA)
         choices = ", ".join((*NAMED_DATA, "folder:PATH", "hf:NAME_OR_PATH", "pack:PATH"))
-        require(known, f"--data {self.data} is unknown{nearest(self.data, NAMED_DATA)} Choose among {choices}")
+        require(known, f"--data {self.data} is unknown{nearest(self.data, NAMED_DATA) or '.'} Choose among {choices}")
         require(self.data not in LOCATED_DATA, f"--data {self.data} needs a place after the colon")
         require(self.image_size is None or self.image_size >= 8, "--image-size is at least 8 pixels")
         require(self.train_images is None or self.train_images > 0, "--train-images is at least 1")

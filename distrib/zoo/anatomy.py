@@ -105,10 +105,10 @@ def memory(net: nn.Module, image_size: int, batch_size: int = 128) -> Memory:
 def gradient_norms(net: nn.Module, image_size: int, classes: int, *, batch_size: int = 8) -> dict[str, float]:
     """Return norms of the loss's gradient at the input, at the first convolution's weights and in the last stage.
 
-    For one batch of random images (standard normal) and labels, always the same, in training mode. The network is
-    copied first, since its running statistics would change.
+    For one batch of random images (standard normal) and labels, always the same, in training mode; of weights that are
+    not trained, too. The network is copied first, since its running statistics would change.
     """
-    net = copy.deepcopy(net).train()
+    net = copy.deepcopy(net).train().requires_grad_()
     device = _device(net)
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(batch_size, 3, image_size, image_size, generator=generator).to(device).requires_grad_()

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from distrib.settings import Model, require
-from distrib.zoo import names
+from distrib.settings import Model, SettingsError, require
+from distrib.zoo import anatomy, names
 from distrib.zoo.borrowed import Weightless, borrow
 from distrib.zoo.resnet import cifar_resnet, resnet
 from distrib.zoo.small import ResNet9, SimpleCNN
@@ -55,6 +55,16 @@ def blueprint(model: Model, *, classes: int, image_size: int) -> nn.Module:
     with Weightless():
         net = build(replace(model, pretrained=False), classes=classes, image_size=image_size)
     return net.to("meta")
+
+
+def check_start_size(model: Model, *, classes: int, image_size: int, first: int) -> None:
+    """Raise ``SettingsError`` if the network for ``image_size`` pixels does not take images of ``first`` pixels."""
+    try:
+        blueprint(model, classes=classes, image_size=first)
+        # Vision transformers are built for one size, and then take no other.
+        anatomy.look(blueprint(model, classes=classes, image_size=image_size), first)
+    except (SettingsError, RuntimeError, AssertionError, ValueError) as error:
+        raise SettingsError(f"--start-size {first}: {model.model} takes no images of that size ({error})") from None
 
 
 def start(network: nn.Module, model: Model) -> nn.Module:

@@ -4,11 +4,15 @@ import html
 import json
 import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from tests.launching import journal, run
+from distrib.insight.report.cost import cost_of
+from distrib.insight.runs import load_run
+from tests.launching import environment, journal, run
 from tests.runs.test_report import charts, curve
 
 GRID = "common: {config: configs/quickstart.yaml, epochs: 2, wandb: off, report: false}\n"
@@ -49,6 +53,29 @@ def test_a_sweep_is_compared_setting_by_setting(sweep, tmp_path):
         assert all(curve(drawn[chart], name) == scores for chart in names)
     assert drawn["best-bars"]["data"][0]["x"] == [best(sweep / row.split()[0]) for row in rows]
     assert "No report of these runs tells" in text
+
+
+@pytest.mark.slow
+def test_images_that_begin_small_cost_less(tmp_path):
+    flags = ["--model", "simplecnn", "--data", "digits", "--image-size", "16", "--epochs", "2", "--no-report"]
+    for name, more in {"full": [], "growing": ["--start-size", "8"]}.items():
+        run([sys.executable, "distrib/train.py", *flags, *more, "--out", str(tmp_path), "--name", name])
+    full, growing = (cost_of(load_run(tmp_path / name, "latest")).flops for name in ("full", "growing"))
+    assert len(full) == len(growing) == 23  # 11 updates an epoch, and 0 before the first
+    assert full == pytest.approx(full[1] * np.arange(23))
+    assert growing[1] == pytest.approx(full[1] / 4, rel=0.02)  # a quarter of the pixels
+    assert growing[-1] - growing[-2] == full[1]
+
+
+@pytest.mark.slow
+def test_the_page_is_written_though_nobody_reads_the_table(sweep, tmp_path):
+    words = ["distrib", "compare", "--sweep", str(sweep), "--out", str(tmp_path / "page.html")]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, env=environment(), stdout=pipe, stderr=pipe, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(timeout=120) == 0
+    assert (tmp_path / "page.html").is_file()
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import subprocess
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from distrib.images.decoding import ImageError
 from distrib.insight import prediction
 from distrib.insight.prediction import load_run, predict
 from distrib.settings import Data
-from tests.launching import run, train
+from tests.launching import environment, run, train
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,20 @@ def test_the_command_names_classes_and_files_that_are_no_images(folder, images):
     assert sum(right) > 85
     assert done.stderr.count("error:") == 1
     assert f"{images / 'broken.png'} is not an image" in done.stderr
+
+
+@pytest.mark.slow
+def test_whoever_stops_reading_gets_no_traceback(folder, images):
+    many = "\n".join([str(next((images / "5").iterdir()))] * 3000)
+    words = ["distrib", "predict", str(folder), "-", "--format", "json"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, env=environment(), stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        process.stdin.write(many)
+        process.stdin.close()
+        assert json.loads(process.stdout.readline())["classes"][0] == "5"
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(timeout=120) == 1
 
 
 def test_three_lines_of_python_do_it(folder, images):

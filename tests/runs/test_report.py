@@ -124,6 +124,19 @@ def test_a_run_whose_numbers_went_wrong_has_a_report_with_gaps(tmp_path):
     assert curve(drawn["update-loss"], "loss") == losses
 
 
+@pytest.mark.slow
+def test_a_run_of_which_every_update_was_left_out_has_a_report_without_training(tmp_path):
+    flags = ("--config", "configs/quickstart.yaml", "--epochs", 2, "--lr", 1e30, "--schedule", "constant")
+    skip = ("--on-divergence", "skip", "--max-bad-updates", 1000, "--out", tmp_path, "--name", "skipped")
+    done = train(*flags, *skip)
+    assert "train-test gap at the end  unknown" in done.stdout
+    last = [record for record in journal(tmp_path / "skipped") if record["kind"] == "epoch"][-1]
+    assert last["train_loss"] is None
+    assert last["train_top1"] is None
+    run(["distrib", "report", str(tmp_path / "skipped")])
+    assert 'id="confusion"' in (tmp_path / "skipped" / "report.html").read_text()
+
+
 def test_it_is_one_file_that_asks_for_nothing_and_is_small(report):
     assert len(report.encode()) < 6_000_000
     tags = re.sub(r"<script.*?</script>", "", report, flags=re.DOTALL)
@@ -243,6 +256,7 @@ def refusals(address):
     assert status("metrics.jsonl") == status("../settings.yaml") == 404
     assert status(method="POST") == status(method="PUT") == status(method="DELETE") == 501
     assert status(Host="evil.example:80") == 403
+    assert status(Host="[") == 403
     assert status(Host="localhost") == 200
 
 

@@ -152,7 +152,7 @@ def test_evaluate_refuses_a_file_it_cannot_save_to(finished, tmp_path):
     done = run(["distrib", "evaluate", str(folder), "--save", str(tmp_path / "said.csv")], expect=2)
     assert "end its name in .npz or .parquet" in done.stderr
     done = run(["distrib", "evaluate", str(folder), "--save", str(tmp_path / "absent" / "said.npz")], expect=2)
-    assert "No such file or directory" in done.stderr
+    assert f"there is no folder {tmp_path / 'absent'}" in done.stderr
 
 
 def test_a_new_run_starts_from_the_weights_of_another(finished, tmp_path):

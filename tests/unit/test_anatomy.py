@@ -87,6 +87,14 @@ def test_gradient_norms_are_the_gradients(small):
     assert norms == pytest.approx({key: value.item() for key, value in expected.items()}, rel=1e-4)
 
 
+@pytest.mark.parametrize("first_weights", ["drawn", "whitened"])
+def test_weights_that_are_not_trained_have_gradients_too(first_weights):
+    net = registry.build(Model(model="speednet", width=8, first_weights=first_weights), classes=10, image_size=16)
+    norms = anatomy.gradient_norms(net, 16, 10)
+    assert min(norms.values()) > 0
+    assert not all(p.requires_grad for p in net.parameters())
+
+
 def test_listing_names_every_network(capsys):
     assert listing.main([]) == 0
     printed = capsys.readouterr().out

@@ -109,6 +109,13 @@ def test_a_changed_bit_is_found_by_hashing_alone(run, capsys):
     assert first.endswith("model.safetensors changed since it was written")
 
 
+def test_a_damaged_one_is_neither_the_best_nor_the_latest(run, capsys):
+    for update in (20, 25):
+        flip(run / "checkpoints" / NAME.format(update) / "model.safetensors")
+    rows = listed(capsys, run, "--verify", expect=1)
+    assert [(row["best"], row["latest"]) for row in rows] == [(True, True), (False, False), (False, False)]
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "state.json", "manifest.json"])
 def test_a_missing_file_is_found_at_a_glance(run, capsys, name):
     (run / "checkpoints" / NAME.format(20) / name).unlink()

@@ -1,6 +1,7 @@
 """Histories: the columns are what the journal says, however long it is."""
 
 import json
+import math
 import sys
 
 import numpy as np
@@ -62,6 +63,13 @@ def test_a_number_that_is_not_finite_is_a_gap(tmp_path):
     written.write([{"kind": "update", "update": n, "epoch": 1, "loss": loss} for n, loss in ((1, 0.5), (2, np.nan))])
     written.close()
     np.testing.assert_array_equal(load_history(path).updates["loss"], [0.5, np.nan])
+
+
+def test_an_epochs_number_that_is_not_finite_is_none(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"kind": "epoch", "epoch": 1, "update": 5, "train_loss": null}\n')
+    (epoch,) = load_history(tmp_path / "metrics.jsonl").epochs
+    assert math.isnan(epoch["train_loss"])
+    assert epoch["update"] == 5
 
 
 def test_a_run_that_has_just_begun_has_a_history(tmp_path):

@@ -82,6 +82,10 @@ def test_commands_are_those_of_this_machine(monkeypatch) -> None:
 
 def test_as_many_cpu_processes_are_named_as_can_share_the_batch(monkeypatch) -> None:
     assert "3 CPU processes" in commands(monkeypatch, gpus=0, compute=Compute(), batch=15)
+    prime = commands(monkeypatch, gpus=0, compute=Compute(), batch=7)
+    assert not [purpose for purpose in prime if "CPU processes" in purpose]
+    alone = Compute(exact=True, virtual_ranks=1)
+    assert "2 CPU processes" not in commands(monkeypatch, gpus=0, compute=alone)
 
 
 def test_a_slurm_job_gets_its_command(monkeypatch) -> None:
@@ -106,6 +110,12 @@ def test_threads_that_do_not_fit_the_cores_are_noted(each, processes, cores, lev
     ((found, text),) = threads(each, processes, cores)
     assert found == level
     assert ("OMP_NUM_THREADS=4" in text) == (level == NOTE)
+
+
+def test_threads_that_were_asked_for_are_no_fault() -> None:
+    ((level, text),) = threads(1, 1, 8, asked=True)
+    assert level == OK
+    assert text == "1 process of 1 thread on 8 cores, as asked for (--threads, or --exact)"
 
 
 def test_a_port_in_use_is_noted(monkeypatch) -> None:

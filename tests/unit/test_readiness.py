@@ -18,6 +18,7 @@ from distrib.insight.machine import NOTE, OK, PROBLEM
 from distrib.insight.readiness import Prospect, batch, chart, data_set, facts, locate, run_folder, tracking
 from distrib.settings import (
     Augmentation,
+    Compute,
     Data,
     Lifecycle,
     Model,
@@ -125,16 +126,29 @@ def test_what_ranks_compare_sees_one_pixel() -> None:
 def test_a_batch_is_told_with_the_numbers_that_can_share_it(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     expected = "12 images an update, 4 for each of 3 processes; can be shared by this many processes: 1, 2, 3, 4, 6, 12"
-    assert batch(12, 3) == [(OK, expected)]
+    assert batch(of(12), 3) == [(OK, expected)]
     with pytest.raises(SettingsError, match=r"--batch-size 12 .* cannot be shared equally by 5"):
-        batch(12, 5)
+        batch(of(12), 5)
+
+
+def of(size: int, **compute) -> Settings:
+    return replace(DIGITS, optimization=Optimization(batch_size=size), compute=Compute(**compute))
+
+
+def test_an_exact_batch_is_shared_by_what_divides_the_virtual_ranks(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    ((level, text),) = batch(of(96, exact=True), 2)
+    assert level == OK
+    assert text.endswith("by this many processes: 1, 2, 4, 8")
+    with pytest.raises(SettingsError, match="--virtual-ranks 8 cannot be divided by 3 processes"):
+        batch(of(96, exact=True), 3)
 
 
 def test_gpus_that_cannot_share_the_batch_are_noted(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
-    assert [level for level, _ in batch(12, 1)] == [OK, NOTE]
-    assert [level for level, _ in batch(16, 1)] == [OK]
-    assert [level for level, _ in batch(12, 4)] == [OK]  # started with another number on purpose
+    assert [level for level, _ in batch(of(12), 1)] == [OK, NOTE]
+    assert [level for level, _ in batch(of(16), 1)] == [OK]
+    assert [level for level, _ in batch(of(12), 4)] == [OK]  # started with another number on purpose
 
 
 @pytest.mark.parametrize(
@@ -221,6 +235,17 @@ def test_what_would_be_trained_is_told() -> None:
             "--policy",
         ),
         (replace(DIGITS, augmentation=Augmentation(crop_padding=8, padding_mode="reflect")), "--crop-padding 8"),
+        (replace(DIGITS, augmentation=Augmentation(start_size=16)), "--start-size 16 is more than the 8 pixels"),
+        (
+            replace(
+                DIGITS,
+                model=Model(model="speednet"),
+                data=Data(data="digits", image_size=32),
+                augmentation=Augmentation(start_size=8),
+            ),
+            "speednet takes no images of that size",
+        ),
+        (replace(DIGITS, lifecycle=Lifecycle(init=Path("/absent"))), "no weights in /absent"),
     ],
 )
 def test_settings_that_contradict_the_data_are_refused(settings, refusal) -> None:

@@ -131,6 +131,18 @@ def test_calibration_of_a_network_that_is_as_sure_as_it_is_right():
     assert wrong.error == pytest.approx(0.6, abs=1e-6)
 
 
+def test_outputs_that_are_no_numbers_are_no_reason_to_fail():
+    found = said()
+    found.probabilities[3] = np.nan
+    found.features[3], found.features[5, 0] = np.nan, np.inf
+    assert found.confidence[3] == 0
+    told = analysis.find(found, 7)
+    assert 0 <= told.calibration_error < 1
+    rows, places = analysis.feature_map(found)
+    assert not {3, 5} & set(rows.tolist())
+    assert len(rows) == len(places) == 198
+
+
 def test_the_worst_errors_are_the_surest():
     found = said()
     rows = analysis.worst(found, 10)

@@ -86,6 +86,14 @@ def test_an_impossible_run_is_refused_before_any_begins(tmp_path: Path, capsys: 
     assert not (tmp_path / "bad").exists()
 
 
+def test_a_sweep_that_is_refused_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "some.yaml").write_text("grid: {lr: [0.1, 0.2]}\n")
+    words = [str(tmp_path / "some.yaml"), "--out", str(tmp_path), "--local", "--", "--time=1"]
+    assert sweep.main(words) == 2
+    assert "is for sbatch" in capsys.readouterr().err
+    assert not (tmp_path / "some").exists()
+
+
 def test_a_folder_keeps_its_sweep(tmp_path: Path) -> None:
     found = Sweep(tmp_path / "rates", [Task("lr=1", ["--lr=1"])])
     grids.write(found)

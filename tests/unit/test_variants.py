@@ -82,9 +82,28 @@ def test_one_seed_has_but_the_chance_of_its_test_images():
     assert "one seed" in found.basis
 
 
-def test_seeds_that_agree_to_the_last_bit_and_scores_that_are_missing():
-    assert difference(seeds(0.9, 0.9), seeds(0.8, 0.8)).verdict == "{} is better"
+def test_seeds_that_agree_have_but_the_chance_of_their_test_images():
+    alone = difference(seeds(0.9), seeds(0.8))
+    found = difference(seeds(0.9, 0.9), seeds(0.8, 0.8))
+    assert (found.points, found.low, found.high) == pytest.approx((alone.points, alone.low, alone.high))
+    assert "seeds agree" in found.basis
     assert difference(seeds(0.9, 0.9), seeds(0.9, 0.9)).verdict == "no difference shown"
+
+
+def test_a_seed_that_was_run_twice_counts_once():
+    again = Variant("again", [contender(top1=(score,), seed=0) for score in (0.90, 0.91, 0.92)])
+    assert again.scores == [pytest.approx(0.91)]
+    assert "one seed" in difference(again, seeds(0.8, 0.82)).basis
+
+
+def test_the_interval_does_not_depend_on_the_order_of_the_runs():
+    several, one = seeds(0.90, 0.94, 0.98), seeds(0.8)
+    found = difference(several, one)
+    assert found == difference(Variant(several.name, several.runs[::-1]), one)
+    assert (found.low + found.high) / 2 == pytest.approx(found.points) == pytest.approx(14)
+
+
+def test_scores_that_are_missing_tell_nothing():
     missing = difference(seeds(math.nan), seeds(0.9))
     assert missing.verdict == "unknown"
     assert Difference("a", "b", 1, math.nan, math.nan, "").verdict == "unknown"

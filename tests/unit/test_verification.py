@@ -10,12 +10,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from distrib.insight import launches, restarts
+from distrib.insight import difference, launches, restarts
 from distrib.insight.launches import Launch, Unproven, excerpt, pid_of, remains
 from distrib.insight.restarts import AIMS, Course, Kill, Restart, due, plan
-from distrib.insight.sameness import begins, compare, numbers
+from distrib.insight.sameness import begins, compare, first_other_number, numbers
 from distrib.insight.trials import TRAIN, VERBS, put_away, read_request, small, starter, workplace
 from distrib.insight.verification import main
+from distrib.lifecycle import checkpoints
 from distrib.lifecycle.folder import RunFolder
 from distrib.lifecycle.processes import host
 from distrib.settings import SettingsError
@@ -123,6 +124,15 @@ def test_flags_of_training_come_last_and_win():
     assert {"--model=simplecnn", "--wandb=off", "--log-every=1"} <= set(words)
     assert TRAIN.is_file()
     assert VERBS.is_file()
+
+
+def test_another_network_has_its_own_width_and_other_images_their_own_size():
+    def given(*flags):
+        return {flag.partition("=")[0] for flag in small(list(flags), 30)[: -len(flags)]} & {"--width", "--image-size"}
+
+    assert given("--lr=1") == {"--width", "--image-size"}
+    assert given("--data", "cifar10") == {"--width"}
+    assert given("--model=torchvision/mobilenet_v2") == set()
 
 
 @pytest.mark.parametrize("recipe", [["--config", "a.yaml"], ["--config=a.yaml"]])
@@ -477,6 +487,24 @@ def test_the_first_changed_number_is_named(whole, tmp_path):
     records[6]["test_loss"] = 0.125
     write_journal(tmp_path / "scored", records)
     assert differing(whole, tmp_path / "scored") == {"losses": "test_loss of the epoch at update 5: 0.25 and 0.125"}
+
+
+def test_a_run_that_stopped_before_it_evaluated_is_the_same_as_far_as_it_goes(whole, tmp_path):
+    stopped = write_run(tmp_path / "stopped")
+    write_journal(stopped, [record for record in read_journal(stopped) if record["update"] < 10 or "loss" in record])
+    one, other = read_journal(whole), read_journal(stopped)
+    assert len(other) == len(one) - 1
+    assert first_other_number(one, other, until=10) is None
+    assert "train_loss of the epoch at update 10" in first_other_number(one, other)
+    assert "train_loss of the epoch at update 5" in first_other_number(one, other[:6] + other[7:], until=10)
+
+
+def test_an_average_that_neither_run_kept_is_not_told_of(whole, tmp_path):
+    other = write_run(tmp_path / "other")
+    pair = [checkpoints.every(folder / "checkpoints")[0] for folder in (whole, other)]
+    assert difference.groups(*pair) == ["model", "optimizer"]
+    save_file({"fc.bias": torch.ones(4)}, pair[1].path / "ema.safetensors")
+    assert difference.groups(*pair) == ["model", "optimizer", "ema"]
 
 
 def test_times_may_differ(whole, tmp_path):

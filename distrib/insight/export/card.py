@@ -3,6 +3,7 @@
 All text of others passes through :func:`escaped` or :func:`fenced`: names are shown as they are, whatever they contain.
 """
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -149,8 +150,8 @@ def curves(history: History) -> list[str]:
 
 
 def number(value: float | None) -> str:
-    """A number for a table; of one that was not finite, the journal has none."""
-    if value is None:
+    """A number for a table."""
+    if value is None or math.isnan(value):
         return "none"
     return f"{value:.4g}" if isinstance(value, float) else f"{value:,}"
 

@@ -113,7 +113,8 @@ def check_place(place: Path, *, folder: bool) -> None:
     if not folder:
         require(not place.is_dir(), f"--out {place} is a folder: name a file")
     elif place.exists():
-        free = place.is_dir() and not any(place.iterdir())
+        here = place.resolve() == Path.cwd()  # which cannot be replaced
+        free = place.is_dir() and not here and not any(place.iterdir())
         require(free, f"{place} is there already: remove it, or choose another --out")
 
 

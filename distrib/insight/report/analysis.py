@@ -93,12 +93,13 @@ def some(said: Predictions, count: int) -> NDArray[np.int64]:
 def feature_map(said: Predictions) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Some rows, and where their features lie on a plane (rows, 2) on which t-SNE keeps neighbours together.
 
-    Of fewer than four images there is no map: the places are then (0, 2).
+    Rows whose features are not finite have no place. Of fewer than four there is no map: the places are then (0, 2).
     """
     from sklearn.decomposition import PCA  # noqa: PLC0415 - seconds
     from sklearn.manifold import TSNE  # noqa: PLC0415
 
     rows = some(said, MAPPED)
+    rows = rows[np.isfinite(said.features[rows]).all(1)]
     features = said.features[rows]
     if len(rows) < 4:
         return rows[:0], np.empty((0, 2), np.float32)

@@ -2,6 +2,7 @@
 
 import html
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -14,15 +15,14 @@ from distrib.insight import grids
 from distrib.insight.comparison import Contender, Difference, Variant, differences, differing, open_runs, variants
 from distrib.insight.findings import MOST_CLASSES, Findings
 from distrib.insight.history import Column
-from distrib.insight.report import curves, page
+from distrib.insight.report import cost, curves, page
+from distrib.insight.report.cost import Cost
 from distrib.insight.report.page import Section
-from distrib.insight.report.seen import TRAINED
 from distrib.insight.report.writing import write
 from distrib.insight.runs import load_run
 from distrib.insight.summary import columns, duration
-from distrib.lifecycle.ending import Ending
+from distrib.lifecycle.ending import Ending, say
 from distrib.settings import SettingsError, require
-from distrib.zoo import anatomy, registry
 
 HEADS = ("run", "parameters", "epochs", "best", "final", "time", "images/s")
 
@@ -41,16 +41,6 @@ class Request:
     """File to write."""
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What a run's network is."""
-
-    parameters: int | None
-    """None where no checkpoint tells."""
-    flops: float
-    """Floating-point operations of an update, about; NaN where no checkpoint tells."""
-
-
 def main(arguments: list[str]) -> int:
     """Compare as the arguments ask; return the exit code."""
     request = tyro.cli(Request, args=arguments, prog="distrib compare")
@@ -60,12 +50,11 @@ def main(arguments: list[str]) -> int:
         costs = [cost_of(path) for path in places]
         found = variants(runs)
         pairs = differences(found)
-        print("\n".join(columns([HEADS, *(cells(run, cost) for run, cost in zip(runs, costs, strict=True))])))
-        print("\n" + "\n".join(columns(settings_table(runs))))
-        for pair in pairs:
-            print(f"\n{sentence(pair)}")
+        told = [*columns([HEADS, *(cells(run, cost) for run, cost in zip(runs, costs, strict=True))])]
+        told += ["", *columns(settings_table(runs)), *(f"\n{sentence(pair)}" for pair in pairs)]
+        say("\n".join(told), sys.stdout)
         write(request.out, page.page("Comparison", f"{len(runs)} runs", sections(runs, costs, found, pairs)))
-        print(f"\nwrote {request.out}")
+        say(f"\nwrote {request.out}", sys.stdout)
     return ending.code
 
 
@@ -84,24 +73,20 @@ def chosen(request: Request) -> list[Path]:
     return places
 
 
-def cost_of(path: Path) -> Cost:
-    """What the network of a run costs, found out from its shapes."""
+def cost_of(path: Path) -> Cost | None:
+    """What a run costs; None where no checkpoint tells."""
     try:
-        run = load_run(path, "latest")
+        return cost.cost_of(load_run(path, "latest"))
     except SettingsError:
-        return Cost(None, math.nan)
-    size, classes = run.preprocessing.size, len(run.preprocessing.classes)
-    net = registry.blueprint(run.settings.model, classes=classes, image_size=size)
-    flops = TRAINED * anatomy.forward_flops(net, size) * run.settings.optimization.batch_size
-    return Cost(anatomy.parameters(net), flops)
+        return None
 
 
-def cells(run: Contender, cost: Cost) -> tuple[str, ...]:
+def cells(run: Contender, cost: Cost | None) -> tuple[str, ...]:
     """A row of the table of runs."""
     top1, epoch = run.best
     return (
         run.name,
-        "-" if cost.parameters is None else f"{cost.parameters:,}",
+        "-" if cost is None else f"{cost.parameters:,}",
         str(len(run.history.epochs)),
         "-" if math.isnan(top1) else f"{100 * top1:.2f} % (epoch {epoch})",
         "-" if math.isnan(run.final) else f"{100 * run.final:.2f} %",
@@ -126,12 +111,14 @@ def sentence(pair: Difference) -> str:
     return f"{pair.one} against {pair.other}: {points}: {pair.verdict}"
 
 
-def sections(runs: list[Contender], costs: list[Cost], found: list[Variant], pairs: list[Difference]) -> list[Section]:
+def sections(
+    runs: list[Contender], costs: list[Cost | None], found: list[Variant], pairs: list[Difference]
+) -> list[Section]:
     """The parts of the page."""
     rows = [cells(run, cost) for run, cost in zip(runs, costs, strict=True)]
     heads, *settings = settings_table(runs)
     seeds = [
-        (variant.name, len(variant.runs), float(np.mean(variant.scores)), float(np.ptp(variant.scores)))
+        (variant.name, len(variant.scores), float(np.mean(variant.scores)), float(np.ptp(variant.scores)))
         for variant in found
     ]
     told = [(p.one, p.other, f"{p.points:+.2f}", f"{p.low:+.2f} to {p.high:+.2f}", p.basis, p.verdict) for p in pairs]
@@ -139,10 +126,7 @@ def sections(runs: list[Contender], costs: list[Cost], found: list[Variant], pai
         "epoch": [curves.column(run.history.epochs, "epoch") for run in runs],
         "update": [curves.column(run.history.epochs, "update") for run in runs],
         "minutes": [minutes(run) for run in runs],
-        "PFLOP": [
-            curves.column(run.history.epochs, "update") * cost.flops / 1e15
-            for run, cost in zip(runs, costs, strict=True)
-        ],
+        "PFLOP": [pflops(run, cost) for run, cost in zip(runs, costs, strict=True)],
     }
     accuracy = "".join(page.chart(f"accuracy-{x.lower()}", overlaid(runs, x, at)) for x, at in against.items())
     return [
@@ -189,6 +173,12 @@ def class_bars(told: list[tuple[str, Findings]]) -> go.Figure:
 def minutes(run: Contender) -> Column:
     """Minutes of training and evaluation up to the end of each epoch."""
     return np.cumsum(curves.column(run.history.epochs, "seconds")) / 60
+
+
+def pflops(run: Contender, cost: Cost | None) -> Column:
+    """10^15 floating-point operations of training up to the end of each epoch; NaN where no checkpoint tells."""
+    updates = curves.column(run.history.epochs, "update").astype(int)
+    return np.full(len(updates), math.nan) if cost is None else cost.flops[updates] / 1e15
 
 
 def together(runs: list[Contender], x: str, y: str, places: list[Column], values: list[Column]) -> go.Figure:

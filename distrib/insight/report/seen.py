@@ -10,6 +10,7 @@ from distrib.insight.evaluation import prepare
 from distrib.insight.findings import MOST_CLASSES, Findings, Shown
 from distrib.insight.predictions import Predictions, collect
 from distrib.insight.report import analysis, figures, page, pictures
+from distrib.insight.report.cost import cost_of
 from distrib.insight.report.page import Section
 from distrib.insight.runs import Run, load_run
 from distrib.lifecycle.ending import Ending
@@ -17,7 +18,6 @@ from distrib.lifecycle.processes import start
 from distrib.zoo import anatomy, registry
 
 MOST_CONFUSED = 100  # pairs of classes in a table
-TRAINED = 3  # times a forward pass that an image in training costs: forward, and backward twice as much
 
 
 def network_sections(path: Path, ending: Ending) -> tuple[list[Section], Findings]:
@@ -89,13 +89,12 @@ def layer_section(run: Run) -> Section:
     """The network, layer by layer, and what it costs."""
     size, classes = run.preprocessing.size, len(run.preprocessing.classes)
     net = registry.blueprint(run.settings.model, classes=classes, image_size=size)
-    flops = anatomy.forward_flops(net, size)
-    images = run.checkpoint.state["data"]["train_images"] * run.checkpoint.state["epoch"]
+    training = cost_of(run).flops[run.checkpoint.update]
     rows = [
         ("parameters", f"{anatomy.parameters(net):,}"),
         *((name, f"{count:,}") for name, count in anatomy.components(net).items()),
-        ("forward pass of an image", f"{flops / 1e6:,.1f} MFLOP"),
-        ("training up to this checkpoint, about", f"{TRAINED * flops * images / 1e15:.3g} PFLOP"),
+        ("forward pass of an image", f"{anatomy.forward_flops(net, size) / 1e6:,.1f} MFLOP"),
+        ("training up to this checkpoint, about", f"{training / 1e15:.3g} PFLOP"),
     ]
     layers = [(a.name, a.kind, " x ".join(map(str, a.output_shape)), a.parameters) for a in anatomy.layers(net, size)]
     return Section("layers", "Layers", page.facts(rows) + page.table(["layer", "kind", "output", "parameters"], layers))

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import signal
+import socket
 import sys
 import threading
 import time
@@ -60,7 +61,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer."""
         # A page of somebody else's whose name leads here must not read this one (DNS rebinding).
-        if self._hosts and urlsplit(f"//{self.headers.get('Host', '')}").hostname not in self._hosts:
+        if self._hosts and self._host() not in self._hosts:
             self.send_error(HTTPStatus.FORBIDDEN, "This page is for browsers on the same machine")
             return
         try:
@@ -75,6 +76,13 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(json.dumps({"subtitle": subtitle, "sections": contents}), "application/json")
         else:
             self.send_error(HTTPStatus.NOT_FOUND)
+
+    def _host(self) -> str | None:
+        """The name by which the page was asked for; None if that is none."""
+        try:
+            return urlsplit(f"//{self.headers.get('Host', '')}").hostname
+        except ValueError:  # such as a bracket that is never closed
+            return None
 
     def _answer(self, text: str, kind: str) -> None:
         content = text.encode()
@@ -95,6 +103,12 @@ class Handler(BaseHTTPRequestHandler):
         """Say nothing: a page that is open asks every few seconds."""
 
 
+class Server6(ThreadingHTTPServer):
+    """For addresses such as ::1."""
+
+    address_family = socket.AF_INET6
+
+
 def serve(title: str, parts: Parts, host: str, port: int) -> None:
     """Serve the page until Ctrl-C, or until asked to end (SIGTERM).
 
@@ -104,11 +118,13 @@ def serve(title: str, parts: Parts, host: str, port: int) -> None:
     parts.latest()
     hosts = LOOPBACK if host in LOOPBACK else ()
     try:
-        server = ThreadingHTTPServer((host, port), partial(Handler, title, parts, hosts))
+        kind = Server6 if ":" in host else ThreadingHTTPServer
+        server = kind((host, port), partial(Handler, title, parts, hosts))
     except (OSError, OverflowError) as error:
         raise SettingsError(f"cannot serve on {host}, port {port}: {error}. Give another --port or --host") from None
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with server:
-        say(f"http://{host}:{server.server_port}/ follows the run; Ctrl-C ends it", sys.stdout)
+        shown = f"[{host}]" if ":" in host else host
+        say(f"http://{shown}:{server.server_port}/ follows the run; Ctrl-C ends it", sys.stdout)
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()

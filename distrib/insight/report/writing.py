@@ -2,6 +2,8 @@
 
 import json
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +20,7 @@ from distrib.insight.summary import duration, spent, verdict
 from distrib.lifecycle.ending import Ending
 from distrib.lifecycle.files import write_whole
 from distrib.lifecycle.folder import RunFolder
-from distrib.settings import Settings, SettingsError
+from distrib.settings import Settings, SettingsError, require
 
 
 @dataclass(frozen=True)
@@ -61,12 +63,14 @@ def write_page(folder: RunFolder, request: Request, ending: Ending) -> None:
     """Write the file that was asked for."""
     out = request.out or folder.report
     line, sections = curves_of(folder)
+    require(out.parent.is_dir(), f"{out} cannot be written: there is no folder {out.parent}")
     if not request.curves:
         from distrib.insight.report.seen import network_sections  # noqa: PLC0415 - seconds, of torch and more
 
         more, found = network_sections(request.run, ending)
         sections += more
-        findings.save(found, out.with_suffix(".json"))
+        with written(out.with_suffix(".json")) as beside:
+            findings.save(found, beside)
     write(out, page.page(folder.name, line, sections))
     print(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB)")
 
@@ -77,8 +81,15 @@ def write(out: Path, text: str) -> None:
     Raises:
         SettingsError: it cannot be written.
     """
-    try:
+    with written(out):
         write_whole(out, text)
+
+
+@contextmanager
+def written(out: Path) -> Iterator[Path]:
+    """Within, the file is written. Raises ``SettingsError`` if it cannot be."""
+    try:
+        yield out
     except OSError as error:
         raise SettingsError(f"{out} cannot be written: {error.strerror}") from None
 
