@@ -89,7 +89,7 @@ def layer_section(run: Run) -> Section:
     """The network, layer by layer, and what it costs."""
     size, classes = run.preprocessing.size, len(run.preprocessing.classes)
     net = registry.blueprint(run.settings.model, classes=classes, image_size=size)
-    training = cost_of(run).flops[run.checkpoint.update]
+    training = cost_of(run).flops[run.checkpoint.state["update"]]
     rows = [
         ("parameters", f"{anatomy.parameters(net):,}"),
         *((name, f"{count:,}") for name, count in anatomy.components(net).items()),
