@@ -5,6 +5,7 @@ they leave out is added to the next gradient, by each process for itself. These 
 the next ones are computed are as much a part of a run's state as momentum is.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributed import GradBucket  # type: ignore[attr-defined] # torch does not say that it exports it
@@ -19,6 +20,7 @@ from distrib.settings import Comm
 
 RANK = 4  # columns of a factor, of those that the paper tries
 WHOLE = 1000  # updates at first whose gradients are sent as they are, as torch advises; a tenth of a shorter run
+SEED = 0  # of the first factors
 _KINDS = ("error", "p", "q")
 
 
@@ -29,6 +31,7 @@ class PowerSGD:
         self._state = PowerSGDState(
             None,
             matrix_approximation_rank=RANK,
+            random_seed=SEED,
             start_powerSGD_iter=max(2, min(WHOLE, updates // 10)),
             orthogonalization_epsilon=1e-8,  # gradients may vanish
         )
@@ -81,6 +84,7 @@ class PowerSGD:
 
     def load(self, tensors: Tensors, processes: Processes) -> None:
         """Go back to those tensors. Where another number of processes wrote them, remainders begin at zero."""
+        self._state.rng = np.random.RandomState(SEED)  # which draws the first factors, if none are there
         for memory in self._memories.values():
             memory.clear()
         for name, rows in tensors.items():

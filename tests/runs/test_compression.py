@@ -2,6 +2,7 @@
 
 import signal
 from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -93,6 +94,23 @@ def alone(request, tmp_path):
     dist.init_process_group(backend, init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
     yield request.param
     dist.destroy_process_group()
+
+
+def test_to_go_back_to_where_it_had_not_begun_is_to_begin_anew(alone):
+    torch.manual_seed(0)
+    network = DistributedDataParallel(nn.Linear(64, 64).to(alone))
+    sender, images = PowerSGD(network, updates=20), torch.randn(4, 16, 64, device=alone)
+
+    def factors(first):
+        for update in range(first, 4):
+            sender.begin(update)
+            network(images[update]).square().mean().backward()
+            network.zero_grad()
+        return sender._memories["q"][0].clone()
+
+    found = factors(0)
+    sender.load({}, SimpleNamespace(size=1, rank=0, device=alone))
+    assert torch.equal(factors(1), found)
 
 
 @contextmanager

@@ -290,6 +290,13 @@ def test_what_cannot_be_exported(folder, tmp_path, monkeypatch, capsys, words, s
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_the_working_folder_is_not_replaced(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert ". is there already: remove it, or choose another --out" in refusal(
+        capsys, folder, "--to", "hub-folder", "--out", "."
+    )
+
+
 def test_what_is_no_run_or_has_not_begun_is_refused(copy, tmp_path, capsys):
     assert "is no run folder" in refusal(capsys, tmp_path / "absent", "--to", "onnx")
     shutil.rmtree(copy / "checkpoints")
