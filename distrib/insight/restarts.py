@@ -67,7 +67,7 @@ def main(arguments: list[str]) -> int:
         words = [*starter(request.launcher), str(TRAIN), *small(flags, request.updates)]
         place = workplace(request.dir, ("whole", "killed"))
         course = undisturbed(words, place)
-    except (SettingsError, OSError) as error:
+    except (SettingsError, Unproven, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     try:

@@ -223,8 +223,8 @@ def test_the_served_page_follows_a_run(tmp_path):
     with subprocess.Popen(words, env=environment(), stdout=subprocess.PIPE, text=True) as server:
         try:
             address = re.match(r"(http://127\.0\.0\.1:\d+/) follows", server.stdout.readline())[1]
-            look_on(address, tmp_path)
             refusals(address)
+            look_on(address, tmp_path)
             server.send_signal(signal.SIGTERM)
             assert server.wait(timeout=60) == 0
         finally:
@@ -244,6 +244,9 @@ def look_on(address, tmp_path):
         axis = "return document.getElementById('update-loss').layout.yaxis.type"
         wait(page, lambda page: page.execute_script(axis) == "log")
         assert complaints(page) == []
+        with (tmp_path / "live" / "metrics.jsonl").open("a") as file:
+            file.write("no record\n")
+        wait(page, lambda page: "cannot be read" in page.find_element(By.ID, "subtitle").text)
 
 
 def refusals(address):

@@ -95,7 +95,8 @@ const renew = (section, content) => {
 const follow = async () => {
   try {
     const answer = await fetch("parts", { cache: "no-cache" });
-    const { subtitle, sections } = await answer.json();
+    const unread = { subtitle: "The journal cannot be read: load this page anew to see why.", sections: {} };
+    const { subtitle, sections } = answer.ok ? await answer.json() : unread;
     document.getElementById("subtitle").textContent = subtitle;
     for (const [anchor, content] of Object.entries(sections)) {
       renew(document.getElementById(anchor), content);
