@@ -13,8 +13,8 @@ from distrib.images.workers import IGNORED
 class MicroBatch:
     """Some images of a share: ``pixels`` (n, size, size, 3) uint8 and ``labels`` (n,) int64, on the device.
 
-    ``indices`` (n,) int64 stay with the processor, which draws from them. A label of ``IGNORED`` marks an image that is
-    left out, as happens where no other is there.
+    ``indices`` (n,) int64 stay with the processor, which draws from them. A label of ``IGNORED`` marks an image, then
+    black, that is left out of what is learned.
     """
 
     indices: Tensor
@@ -27,9 +27,12 @@ class MicroBatch:
         return replace(self, pixels=pixels, labels=labels)
 
     def good(self) -> "MicroBatch":
-        """Without images that are left out; all of them if none would remain, as every process computes as often."""
+        """Without images that are left out; with all of them if fewer than two would remain.
+
+        Every process computes as often, and a batch norm of few places needs two images.
+        """
         kept = self.labels != IGNORED
-        if not kept.any():
+        if kept.sum() < 2:
             return self
         return MicroBatch(self.indices[kept], self.pixels[kept], self.labels[kept])
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from distrib.images.augmentation import BatchAugmentation
 from distrib.images.batches import MicroBatch, on_device
 from distrib.images.cropping import centre
-from distrib.images.decoding import ImageError
+from distrib.images.decoding import ImageError, together
 from distrib.images.growth import Growth
 from distrib.images.order import Indices, Plan, own_shares
 from distrib.images.resident import Peers, Resident, decode_all, without
@@ -26,7 +26,7 @@ SMALLEST = 8  # pixels of a side, as for --image-size
 SMALL = 64  # pixels up to which images are small: kept at their own size and in memory
 ROOM = 2**31  # bytes that a split may take in memory
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-TEST_BATCH, TEST_BYTES = 512, 2**24  # images of one process at once, at most; workers keep several such batches ready
+TEST_BATCH, TEST_BYTES = 512, 2**24  # images of one process at once, at most; each worker keeps two such batches ready
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ class Source:
 
     def __init__(self, settings: Settings, decoding: Decoding, peers: Peers, device: torch.device) -> None:
         self.device, self.skip = device, settings.data.on_bad_image == "skip"
+        self.whole = settings.compute.compiled  # for each number of images it would be compiled anew
         self.left_out: set[str] = set()
         """Images that this process could not decode."""
         self.loader: Resident | WorkerLoader
@@ -88,7 +89,7 @@ class Source:
             self.loader = WorkerLoader(decoding, workers, pin=device.type == "cuda")
             self.images = len(decoding.split.labels)
         if self.images == 0:
-            raise ImageError(f"no image is left of the {len(decoding.split.labels)}: none could be decoded")
+            raise together(f"no image is left of the {len(decoding.split.labels)}: none could be decoded")
 
     def read(self, epoch: int, lists: list[Indices]) -> Iterator[MicroBatch]:
         """The images of these lists of indices, in their order."""
@@ -110,7 +111,7 @@ class Source:
         for indices, decoded in zip(lists, self.loader(epoch, lists), strict=True):
             bad.append(decoded.bad)
             batch = MicroBatch(torch.from_numpy(indices), decoded.images, decoded.labels)
-            yield batch.good() if decoded.bad else batch
+            yield batch.good() if decoded.bad and not self.whole else batch
 
 
 class TestFeed:
@@ -191,9 +192,11 @@ class Feed:
         if isinstance(self.source.loader, Resident):
             return channel_statistics(self.source.loader.images)
         found: tuple[tuple[float, ...], tuple[float, ...]] | None = None
-        if peers.rank == 0:
-            found = channel_statistics(self._plain(len(self.data.train.labels), size))
-        return peers.gather(found)[0]
+        if peers.rank == 0 and len(images := self._plain(len(self.data.train.labels), size)):
+            found = channel_statistics(images)
+        if (statistics := peers.gather(found)[0]) is None:
+            raise together("none of the training images could be decoded")
+        return statistics
 
     def _plain(self, count: int, size: int) -> Tensor:
         """Of the first ``count`` training images those that can be decoded, without what varies them."""

@@ -28,6 +28,7 @@ from distrib.settings import SettingsError
 
 Form = Literal["jpeg", "raw"]
 MANIFEST, VERSION = "pack.json", 1
+NEEDED = {"name", "classes", "mirrored", "form", "files"}
 COLUMNS = ("shard", "offset", "bytes", "height", "width", "label")
 
 
@@ -122,7 +123,8 @@ def read_manifest(root: Path) -> dict[str, Any]:
             f"{root} is no packed data set, whose {MANIFEST} says what it holds ({error}). "
             "Make one with `distrib pack FOLDER --data ...`"
         ) from None
-    if not isinstance(manifest, dict) or manifest.get("version") != VERSION:
+    known = isinstance(manifest, dict) and manifest.get("version") == VERSION
+    if not known or not manifest.keys() >= NEEDED:
         told = f"{root} was packed by another version of distrib, or its {MANIFEST} is damaged"
         raise SettingsError(f"{told}: pack the data set again")
     return manifest
@@ -133,20 +135,23 @@ def damaged(root: Path) -> list[str]:
     found = []
     for name, facts in read_manifest(root)["files"].items():
         try:
-            with (root / name).open("rb") as file:
-                whole = hashlib.file_digest(file, "sha256").hexdigest() == facts["sha256"]
+            whole = _sha256(root / name) == facts["sha256"]
         except OSError:
             whole = False
         found += [] if whole else [name]
     return found
 
 
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _split(root: Path, name: str, manifest: dict[str, Any]) -> PackedSplit:
-    try:
-        rows = np.load(root / f"{name}.npy", mmap_mode="r")
-    except ValueError:
-        raise SettingsError(f"{root / name}.npy is damaged: pack the data set again") from None
+    files, index = manifest["files"], root / f"{name}.npy"
+    if _sha256(index) != files.get(index.name, {}).get("sha256"):
+        raise SettingsError(f"{index} is damaged: pack the data set again")
+    rows = np.load(index, mmap_mode="r")
     labels = np.array(rows[:, COLUMNS.index("label")])
-    files = manifest["files"]
     shards = [files[file]["sha256"] for file in sorted(files) if file.startswith(f"{name}-")]
     return PackedSplit(root, name, manifest["form"], rows, labels, " ".join([manifest["form"], *shards]))

@@ -90,14 +90,15 @@ def _pack(request: Request) -> int:
         print(f"--data {settings.data} is {place} here")
     with _whole(request.folder) as folder:
         files: dict[str, dict[str, Any]] = {}
-        left_out = []
-        for name, split in (("train", data.train), ("test", data.test)):
-            left_out += _write(folder, name, split, request, files)
+        left_out, counts = [], []
+        for name, told, split in (("train", "training", data.train), ("test", "test", data.test)):
+            bad = _write(folder, name, split, request, files)
+            left_out += bad
+            counts.append(f"{len(split.labels) - len(bad):,} {told}")
         facts = {"version": VERSION, "name": data.name, "classes": data.classes, "mirrored": data.mirrored}
         facts |= {"form": request.form, "side": request.side, "files": files}
         (folder / MANIFEST).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     size = sum(facts["bytes"] for facts in files.values())
-    counts = [f"{len(split.labels):,} {name}" for name, split in (("training", data.train), ("test", data.test))]
     print(f"packed {' and '.join(counts)} images in {len(files)} files of {size:,} bytes")
     for message in left_out:
         print(f"left out: {message}")

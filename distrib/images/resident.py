@@ -139,12 +139,9 @@ def _file(size: int) -> str:
     Raises:
         OSError: there is none anywhere. A file with holes would kill whoever writes into one for which there is none.
     """
-    elsewhere = Path(tempfile.gettempdir())
-    for folder in {SHARED_MEMORY, elsewhere}:
-        _remove_stale(folder)
+    _remove_stale(SHARED_MEMORY)  # not elsewhere, where files of other hosts may lie
     in_memory = SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free > size + ROOM_LEFT
-    folder = SHARED_MEMORY if in_memory else elsewhere
-    descriptor, path = tempfile.mkstemp(prefix=f"distrib-{os.getpid()}-", dir=folder)
+    descriptor, path = tempfile.mkstemp(prefix=f"distrib-{os.getpid()}-", dir=SHARED_MEMORY if in_memory else None)
     try:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(descriptor, 0, size)

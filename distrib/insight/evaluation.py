@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,7 +18,7 @@ from distrib.insight import predictions
 from distrib.insight.runs import Run, Which, load_run
 from distrib.insight.summary import aligned
 from distrib.learning.scoring import Scores, evaluate
-from distrib.lifecycle.ending import Ending
+from distrib.lifecycle.ending import Ending, say
 from distrib.lifecycle.processes import Processes, start
 from distrib.settings import Precision, SettingsError
 
@@ -51,18 +52,20 @@ def main(arguments: list[str]) -> int:
     request = tyro.cli(Request, args=arguments, prog="distrib evaluate")
     with Ending() as ending:
         if request.save is not None:
-            predictions.check_place(request.save)
+            predictions.check_kind(request.save)
         run = load_run(request.run, request.checkpoint)
         precision = request.precision or run.settings.compute.precision
         compute = dataclasses.replace(run.settings.compute, device=request.device, precision=precision)
         processes = start(compute)
         ending.then(processes.close)
+        if (path := request.save) is not None:
+            processes.agreed(lambda: predictions.check_folder(path))
         network, feed = prepare(run, processes, data=request.data, ema=request.ema)
         channels_last = run.settings.compute.channels_last
         scores = evaluate(network, feed, processes, channels_last=channels_last, views=request.views)
         if processes.is_main:
             _show(run, scores, as_json=request.json)
-        if (path := request.save) is not None:
+        if path is not None:
             found = predictions.collect(network, feed, processes, channels_last=channels_last)
             processes.agreed(lambda: predictions.save(found, path))
     return ending.code
@@ -90,7 +93,7 @@ def prepare(
 
 def _show(run: Run, scores: Scores, *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"checkpoint": str(run.checkpoint.path), **dataclasses.asdict(scores)}))
+        say(json.dumps({"checkpoint": str(run.checkpoint.path), **dataclasses.asdict(scores)}), sys.stdout)
         return
     rows = [
         ("checkpoint", str(run.checkpoint.path)),
@@ -99,4 +102,4 @@ def _show(run: Run, scores: Scores, *, as_json: bool) -> None:
         ("top-1", f"{scores.top1:.2%}"),
         ("top-5", f"{scores.top5:.2%}"),
     ]
-    print("\n".join(aligned(rows)))
+    say("\n".join(aligned(rows)), sys.stdout)

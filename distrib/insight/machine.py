@@ -126,7 +126,7 @@ def threads(each: int, processes: int, available: int, *, asked: bool = False) -
     told = f"{plural(processes, 'process')} of {plural(each, 'thread')} on {plural(available, 'core')}"
     if each == share:
         return [(OK, told)]
-    if asked:
+    if asked and each < share:
         return [(OK, f"{told}, as asked for (--threads, or --exact)")]
     why = "they are in one another's way" if each > share else "launchers give each but one unless told otherwise"
     return [(NOTE, f"{told}: {why}. Set OMP_NUM_THREADS={share}, or start with launch/cpu.sh, which does")]

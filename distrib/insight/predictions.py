@@ -65,10 +65,14 @@ def collect(network: nn.Module, feed: TestFeed, processes: Processes, *, channel
     return Predictions(index[order], label[order], probabilities[order], features[order], names)
 
 
-def check_place(path: Path) -> None:
-    """Raise ``SettingsError`` unless predictions can be saved there: in a folder, as a kind of file that is known."""
+def check_kind(path: Path) -> None:
+    """Raise ``SettingsError`` unless the path's suffix is a kind of file that predictions are saved as."""
     if path.suffix not in KINDS:
         raise SettingsError(f"--save {path}: end its name in {' or '.join(KINDS)}")
+
+
+def check_folder(path: Path) -> None:
+    """Raise ``SettingsError`` unless there is a folder for the file."""
     if not path.parent.is_dir():
         raise SettingsError(f"--save {path}: there is no folder {path.parent}")
 
@@ -79,7 +83,7 @@ def save(predictions: Predictions, path: Path) -> None:
     Raises:
         SettingsError: it cannot be written.
     """
-    check_place(path)
+    check_kind(path)
     try:
         if path.suffix == ".npz":
             np.savez_compressed(path, **vars(predictions))

@@ -21,7 +21,7 @@ from distrib.images.workers import Decoding, worker_count
 from distrib.insight.machine import NOTE, OK, PROBLEM, Finding, unreachable
 from distrib.insight.tracking import has_key, mode
 from distrib.learning.rates import Rates
-from distrib.learning.state import load_weights
+from distrib.learning.state import check_weights
 from distrib.lifecycle.checkpoints import every, weights
 from distrib.lifecycle.folder import RunFolder
 from distrib.lifecycle.opening import compare
@@ -145,7 +145,8 @@ def batch(settings: Settings, world: int) -> list[Finding]:
     findings = [(OK, f"{size} images an update{share}; can be shared by this many processes: {able}")]
     gpus = torch.cuda.device_count()
     if world == 1 and gpus > 1 and not can_share(size, compute.shares(gpus), gpus):
-        findings.append((NOTE, f"the {gpus} GPUs here cannot share --batch-size {size}: take a multiple of {gpus}"))
+        taken = "--virtual-ranks and a batch that are multiples" if compute.exact else "a multiple"
+        findings.append((NOTE, f"the {gpus} GPUs here cannot share --batch-size {size}: take {taken} of {gpus}"))
     return findings
 
 
@@ -232,7 +233,7 @@ class Prospect:
             registry.check_start_size(settings.model, classes=classes, image_size=size, first=first)
         network = registry.blueprint(settings.model, classes=classes, image_size=size)
         if (init := settings.lifecycle.init) is not None and is_fresh(settings):
-            load_weights(network, weights(init), str(init))
+            check_weights(network, weights(init), str(init))
         rates = Rates(asked, settings.schedule, plan.updates_per_epoch, updates)
         return cls(settings, size, plan, network, rates, resident)
 

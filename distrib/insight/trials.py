@@ -22,8 +22,7 @@ SHOWN = 12  # hexadecimal digits of a SHA-256
 SMALL = ["--data=synthetic", "--image-size=16", "--test-images=192", "--model=simplecnn", "--width=8", "--lr=0.05"]
 # Micro-batches so small that each of many processes still accumulates.
 SMALL += [f"--epochs={EPOCHS}", f"--batch-size={BATCH}", "--micro-batch=5", "--clip-norm=1", "--ema-decay=0.99"]
-FITTED = {"--width": {"--model"}, "--image-size": {"--model", "--data"}}
-"""What goes with the network and the images of our own choice, and is left to those that are given in their place."""
+FITTED = {"--width", "--image-size"}  # what goes with our own choice of a network, and is left to another
 OURS = {"--name", "--out"}
 
 T = TypeVar("T")
@@ -73,7 +72,8 @@ def leave_nothing_behind() -> None:
 def small(flags: list[str], updates: int) -> list[str]:
     """The flags of a small run of so many updates, and the given ones; with --config among them, these alone."""
     given = names(flags)
-    ours = [flag for flag in SMALL if not given & FITTED.get(flag.partition("=")[0], set())]
+    left = FITTED if "--model" in given else set()
+    ours = [flag for flag in SMALL if flag.partition("=")[0] not in left]
     ours = [] if "--config" in given else [*ours, f"--train-images={updates // EPOCHS * BATCH}"]
     # What changes nothing that is computed: a recipe keeps its meaning.
     free = ["--log-every=1", f"--save-every={SAVE_EVERY}", "--wandb=off", "--no-report"]

@@ -174,6 +174,12 @@ def load_weights(network: nn.Module, weights: dict[str, Tensor], source: str) ->
     Raises:
         SettingsError: they are another network's; names the first differences.
     """
+    check_weights(network, weights, source)
+    network.load_state_dict(weights)
+
+
+def check_weights(network: nn.Module, weights: dict[str, Tensor], source: str) -> None:
+    """Raise ``SettingsError`` unless they are this network's; it may be of the meta device."""
     own = network.state_dict()
     wrong = [f"{name} is missing" for name in own if name not in weights]
     wrong += [f"{name} is not part of the network" for name in weights if name not in own]
@@ -185,7 +191,6 @@ def load_weights(network: nn.Module, weights: dict[str, Tensor], source: str) ->
             wrong.append(f"{name} holds {given.dtype}, not {tensor.dtype}")
     if wrong:
         raise SettingsError(f"the weights in {source} are of another network: {'; '.join(wrong[:3])}")
-    network.load_state_dict(weights)
 
 
 def check_slots(network: nn.Module, slots: Tensors, source: str) -> None:

@@ -243,11 +243,30 @@ def test_skipping_with_workers_leaves_the_image_out(spoilt: Callable[[str], Imag
     assert bad in message
 
 
-def test_a_micro_batch_of_bad_images_comes_marked_as_every_rank_computes_as_often(
-    spoilt: Callable[[str], ImageData],
+@pytest.mark.parametrize("micro_batch", [1, 2])
+def test_of_fewer_than_two_good_images_the_bad_ones_come_marked(
+    spoilt: Callable[[str], ImageData], micro_batch: int
 ) -> None:
-    asked = settings("workers", bad="skip", batch_size=8, micro_batch=1)
+    asked = settings("workers", bad="skip", batch_size=8, micro_batch=micro_batch)
     assert used(Feed(spoilt("train/dog/2.png"), asked, Solo(), CPU).train(0)) == (7, 1)
+
+
+def test_compiled_networks_are_given_batches_of_one_size(spoilt: Callable[[str], ImageData]) -> None:
+    asked = settings("workers", bad="skip", batch_size=8, micro_batch=4)
+    asked = dataclasses.replace(asked, compute=dataclasses.replace(asked.compute, compile="default"))
+    batches = list(Feed(spoilt("train/dog/2.png"), asked, Solo(), CPU).train(0))
+    assert {len(batch.labels) for batch in batches} == {4}
+    assert used(batches) == (7, 1)
+
+
+@pytest.mark.parametrize("loading", ["memory", "workers"])
+def test_a_data_set_of_bad_images_is_told_by_all(spoilt: Callable[[str], ImageData], loading: str) -> None:
+    data = spoilt("train/dog/2.png")
+    for file in Path(data.train.where(0)).parents[1].rglob("*.png"):
+        file.write_bytes(b"not an image")
+    with pytest.raises(ImageError, match=r"none (of the training images )?could be decoded") as caught:
+        Feed(data, settings(loading, bad="skip", batch_size=8, data={"image_size": 8}), Solo(), CPU)
+    assert caught.value.everywhere
 
 
 def test_images_that_are_left_out_are_no_part_of_the_statistics_or_examples(
@@ -271,7 +290,7 @@ def test_a_bad_test_image_is_skipped(spoilt: Callable[[str], ImageData], loading
 
 
 @pytest.mark.parametrize(("size", "images"), [(8, 512), (64, 512), (224, 111), (4000, 1)])
-def test_batches_of_test_images_leave_room_in_shared_memory(size: int, images: int) -> None:
+def test_batches_of_test_images_are_limited_in_bytes(size: int, images: int) -> None:
     data = load("synthetic", Data(data="synthetic", image_size=8, train_images=1, test_images=600))
     asked = settings("workers", batch_size=1)
     feed = TestFeed(data.test, Preprocessing(size, (0.5,), (0.5,), data.classes), asked, Solo(), CPU)

@@ -143,7 +143,7 @@ def test_a_shard_that_is_cut_off_is_refused(folder: Path, damage: str, told: str
 def test_what_is_no_pack_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="is no packed data set"):
         opened(tmp_path)
-    for content in ({"version": 99}, [], "text"):
+    for content in ({"version": 99}, {"version": 1, "name": "some"}, [], "text"):
         (tmp_path / "pack.json").write_text(json.dumps(content))
         with pytest.raises(SettingsError, match=r"another version of distrib, or its pack\.json is damaged"):
             opened(tmp_path)
@@ -151,11 +151,13 @@ def test_what_is_no_pack_is_refused(tmp_path: Path) -> None:
 
 def test_a_damaged_index_is_refused(folder: Path) -> None:
     place = pack(folder, "packed")
-    content = bytearray((place / "train.npy").read_bytes())
-    content[:6] = b"no npy"
-    (place / "train.npy").write_bytes(content)
-    with pytest.raises(SettingsError, match=r"train\.npy is damaged: pack the data set again"):
-        opened(place)
+    whole = (place / "train.npy").read_bytes()
+    for at in (0, 9, 40, 70, 127, 200):  # magic, length of the header, its text, and rows
+        content = bytearray(whole)
+        content[at] ^= 1
+        (place / "train.npy").write_bytes(content)
+        with pytest.raises(SettingsError, match=r"train\.npy is damaged: pack the data set again"):
+            opened(place)
 
 
 def test_a_split_is_sent_to_a_process_without_its_shards(folder: Path) -> None:
@@ -191,7 +193,9 @@ def test_a_bad_image_ends_the_packing_and_leaves_nothing(folder: Path, capsys: p
     assert not out.exists()
     assert not out.with_name("packed.partial").exists()
     pack(folder, "packed", "--on-bad-image", "skip")
-    assert f"left out: {bad}" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"packed {COUNT['train'] - 1} training and {COUNT['test']} test images" in told
+    assert f"left out: {bad}" in told
     assert len(opened(out).train.labels) == COUNT["train"] - 1
 
 

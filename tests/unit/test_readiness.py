@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from distrib import command
 from distrib.images import sources
@@ -28,6 +29,7 @@ from distrib.settings import (
     SettingsError,
     Tracking,
 )
+from distrib.zoo import registry
 
 DIGITS = Settings(model=Model(model="simplecnn", width=4), data=Data(data="digits"))
 
@@ -135,6 +137,17 @@ def of(size: int, **compute) -> Settings:
     return replace(DIGITS, optimization=Optimization(batch_size=size), compute=Compute(**compute))
 
 
+def test_weights_to_begin_with_are_looked_at(tmp_path) -> None:
+    digits = sources.load("digits", DIGITS.data)
+    begun = replace(DIGITS, lifecycle=Lifecycle(init=tmp_path / "some.safetensors"))
+    network = registry.build(DIGITS.model, classes=10, image_size=8)
+    save_file(network.state_dict(), tmp_path / "some.safetensors")
+    assert Prospect.of(begun, digits, 1).size == 8
+    wider = replace(begun, model=Model(model="simplecnn", width=8))
+    with pytest.raises(SettingsError, match=r"are of another network: stem\.0\.weight is \(4, 3, 3, 3\), not \(8, 3"):
+        Prospect.of(wider, digits, 1)
+
+
 def test_an_exact_batch_is_shared_by_what_divides_the_virtual_ranks(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     ((level, text),) = batch(of(96, exact=True), 2)
@@ -142,6 +155,10 @@ def test_an_exact_batch_is_shared_by_what_divides_the_virtual_ranks(monkeypatch)
     assert text.endswith("by this many processes: 1, 2, 4, 8")
     with pytest.raises(SettingsError, match="--virtual-ranks 8 cannot be divided by 3 processes"):
         batch(of(96, exact=True), 3)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    _, (level, text) = batch(of(96, exact=True), 1)
+    assert level == NOTE
+    assert "take --virtual-ranks and a batch that are multiples of 3" in text
 
 
 def test_gpus_that_cannot_share_the_batch_are_noted(monkeypatch) -> None:

@@ -1,6 +1,8 @@
 """Images in memory, shared by the processes of a node: what all must do alike, and where there is no room."""
 
 import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -94,14 +96,14 @@ def test_a_file_without_room_is_an_error_before_anybody_writes(elsewhere):
     assert list(elsewhere.iterdir()) == []
 
 
-def test_what_a_killed_process_left_is_removed_wherever_it_lies(elsewhere):
-    child = os.fork()
-    if child == 0:
-        os._exit(0)
-    os.waitpid(child, 0)
-    left, own = elsewhere / f"distrib-{child}-x", elsewhere / f"distrib-{os.getpid()}-x"
+def test_memory_that_a_killed_process_left_is_given_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(resident, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(resident, "ROOM_LEFT", 0)
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    left, own = tmp_path / f"distrib-{child.pid}-x", tmp_path / f"distrib-{os.getpid()}-x"
     left.touch()
     own.touch()
-    made = resident._file(100)
-    assert Path(made).stat().st_size == 100
-    assert sorted(elsewhere.iterdir()) == sorted([own, Path(made)])
+    made = Path(resident._file(100))
+    assert made.stat().st_size == 100
+    assert sorted(tmp_path.iterdir()) == sorted([own, made])

@@ -126,13 +126,12 @@ def test_flags_of_training_come_last_and_win():
     assert VERBS.is_file()
 
 
-def test_another_network_has_its_own_width_and_other_images_their_own_size():
+def test_another_network_has_its_own_width_and_size_of_images():
     def given(*flags):
         return {flag.partition("=")[0] for flag in small(list(flags), 30)[: -len(flags)]} & {"--width", "--image-size"}
 
-    assert given("--lr=1") == {"--width", "--image-size"}
-    assert given("--data", "cifar10") == {"--width"}
-    assert given("--model=torchvision/mobilenet_v2") == set()
+    assert given("--data", "cifar10") == {"--width", "--image-size"}
+    assert given("--model=torchvision/mobilenet_v2") == given("--model", "resnet18") == set()
 
 
 @pytest.mark.parametrize("recipe", [["--config", "a.yaml"], ["--config=a.yaml"]])

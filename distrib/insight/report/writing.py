@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from distrib.insight.report import curves, page, serving
 from distrib.insight.report.page import Section
 from distrib.insight.report.serving import Parts
 from distrib.insight.summary import duration, spent, verdict
-from distrib.lifecycle.ending import Ending
+from distrib.lifecycle.ending import Ending, say
 from distrib.lifecycle.files import write_whole
 from distrib.lifecycle.folder import RunFolder
 from distrib.settings import Settings, SettingsError, require
@@ -72,7 +73,7 @@ def write_page(folder: RunFolder, request: Request, ending: Ending) -> None:
         with written(out.with_suffix(".json")) as beside:
             findings.save(found, beside)
     write(out, page.page(folder.name, line, sections))
-    print(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB)")
+    say(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB)", sys.stdout)
 
 
 def write(out: Path, text: str) -> None:
