@@ -23,6 +23,7 @@ from distrib.insight.runs import load_run
 from distrib.insight.summary import columns, duration
 from distrib.lifecycle.ending import Ending, say
 from distrib.settings import SettingsError, require
+from distrib.zoo import anatomy
 
 HEADS = ("run", "parameters", "epochs", "best", "final", "time", "images/s")
 
@@ -86,7 +87,7 @@ def cells(run: Contender, cost: Cost | None) -> tuple[str, ...]:
     top1, epoch = run.best
     return (
         run.name,
-        "-" if cost is None else f"{cost.parameters:,}",
+        "-" if cost is None else f"{anatomy.parameters(cost.network):,}",
         str(len(run.history.epochs)),
         "-" if math.isnan(top1) else f"{100 * top1:.2f} % (epoch {epoch})",
         "-" if math.isnan(run.final) else f"{100 * run.final:.2f} %",

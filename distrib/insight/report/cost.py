@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from torch import nn
 
 from distrib.images.growth import Growth
 from distrib.insight.history import Column
@@ -16,7 +17,8 @@ TRAINED = 3  # times a forward pass that an image in training costs: forward, an
 class Cost:
     """Of a network, and of its training."""
 
-    parameters: int
+    network: nn.Module
+    """Shapes without values."""
     flops: Column
     """(updates + 1,): floating-point operations until after each update, from 0 on, about."""
 
@@ -32,4 +34,4 @@ def cost_of(run: Run) -> Cost:
     each = np.zeros(updates + 1)
     for side in np.unique(sides).tolist():
         each[1:][sides == side] = TRAINED * asked.batch_size * anatomy.forward_flops(net, side)
-    return Cost(anatomy.parameters(net), each.cumsum())
+    return Cost(net, each.cumsum())

@@ -15,7 +15,7 @@ from distrib.insight.report.page import Section
 from distrib.insight.runs import Run, load_run
 from distrib.lifecycle.ending import Ending
 from distrib.lifecycle.processes import start
-from distrib.zoo import anatomy, registry
+from distrib.zoo import anatomy
 
 MOST_CONFUSED = 100  # pairs of classes in a table
 
@@ -87,9 +87,8 @@ def feature_map(said: Predictions, image: Callable[[int], Image.Image]) -> str:
 
 def layer_section(run: Run) -> Section:
     """The network, layer by layer, and what it costs."""
-    size, classes = run.preprocessing.size, len(run.preprocessing.classes)
-    net = registry.blueprint(run.settings.model, classes=classes, image_size=size)
-    training = cost_of(run).flops[run.checkpoint.state["update"]]
+    size, cost = run.preprocessing.size, cost_of(run)
+    net, training = cost.network, cost.flops[run.checkpoint.state["update"]]
     rows = [
         ("parameters", f"{anatomy.parameters(net):,}"),
         *((name, f"{count:,}") for name, count in anatomy.components(net).items()),
