@@ -98,7 +98,7 @@ def with_classes(count: int) -> dict[str, float]:
     with clock.part("find"):
         found = analysis.find(said, update=1)
     with tempfile.TemporaryDirectory() as out, clock.part("save and load"):
-        findings.save(found, Path(out) / "report.json")
+        (Path(out) / "report.json").write_text(findings.dump(found), encoding="utf-8")
         assert findings.load(Path(out) / "report.json") == found
     with clock.part("page"):
         text = page.page("", "", image_sections(said, found, lambda _: Image.new("RGB", (32, 32))))

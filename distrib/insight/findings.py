@@ -4,8 +4,6 @@ import json
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
-from distrib.lifecycle.files import write_whole
-
 MOST_CLASSES = 100  # of a confusion matrix that is drawn; of more, nobody could read it
 
 
@@ -66,9 +64,9 @@ class Findings:
         return [score.recall for score in self.scores]
 
 
-def save(findings: Findings, path: Path) -> None:
-    """Write them as JSON."""
-    write_whole(path, json.dumps(asdict(findings)))
+def dump(findings: Findings) -> str:
+    """What :func:`load` reads, as text."""
+    return json.dumps(asdict(findings))
 
 
 def load(path: Path) -> Findings | None:

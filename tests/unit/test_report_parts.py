@@ -101,7 +101,7 @@ def test_of_many_classes_the_most_confused_are_told():
 
 def test_findings_come_back_from_their_file(tmp_path):
     found, path = analysis.find(said(), 7), tmp_path / "report.json"
-    findings.save(found, path)
+    path.write_text(findings.dump(found))
     assert findings.load(path) == found
     assert findings.load(tmp_path / "absent.json") is None
     for damage in (
@@ -117,7 +117,7 @@ def test_findings_come_back_from_their_file(tmp_path):
 
 def test_what_is_found_grows_with_the_images_not_with_the_square_of_the_classes(tmp_path):
     path = tmp_path / "report.json"
-    findings.save(analysis.find(said(images=300, classes=3000), 1), path)
+    path.write_text(findings.dump(analysis.find(said(images=300, classes=3000), 1)))
     assert len(findings.load(path).confusion) <= 300
 
 

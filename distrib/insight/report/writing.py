@@ -3,8 +3,6 @@
 import json
 import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -70,8 +68,7 @@ def write_page(folder: RunFolder, request: Request, ending: Ending) -> None:
 
         more, found = network_sections(request.run, ending)
         sections += more
-        with written(out.with_suffix(".json")) as beside:
-            findings.save(found, beside)
+        write(out.with_suffix(".json"), findings.dump(found))
     write(out, page.page(folder.name, line, sections))
     say(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB)", sys.stdout)
 
@@ -82,15 +79,8 @@ def write(out: Path, text: str) -> None:
     Raises:
         SettingsError: it cannot be written.
     """
-    with written(out):
-        write_whole(out, text)
-
-
-@contextmanager
-def written(out: Path) -> Iterator[Path]:
-    """Within, the file is written. Raises ``SettingsError`` if it cannot be."""
     try:
-        yield out
+        write_whole(out, text)
     except OSError as error:
         raise SettingsError(f"{out} cannot be written: {error.strerror}") from None
 
