@@ -162,6 +162,8 @@ def set_compiler(sides: int) -> None:
     # Else a backward pass that computes an activation again has it in fp32, finds the bf16 maximum nowhere in it, and
     # divides by the number of places where it was found: the gradients of SpeedNet's last pool would be NaN.
     inductor.emulate_precision_casts = True
+    # Else the order of some sums is what was fastest when a process tried, and another one finds another.
+    inductor.deterministic = True
 
 
 def make_reduction(network: nn.Module, feed: Feed, processes: Processes, settings: Settings) -> Reduction:

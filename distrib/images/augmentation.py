@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from distrib.images.hashing import draw, key
+from distrib.images.transfer import send
 from distrib.settings import Augmentation, require
 
 CROPPED_ABOVE = 64  # pixels above which `--crop auto` takes a random part
@@ -84,7 +85,7 @@ class BatchAugmentation:
     def _mirror(self, images: Tensor, indices: Tensor, epoch: int) -> None:
         """In place."""
         # The processor knows which, and flips those alone.
-        rows = torch.from_numpy(self._mirrored(indices, epoch).nonzero()[0]).to(images.device, non_blocking=True)
+        rows = send(torch.from_numpy(self._mirrored(indices, epoch).nonzero()[0]), images.device)
         flipped = images.index_select(0, rows).flip(2)
         _in_words(images).index_copy_(0, rows, _in_words(flipped))
 
@@ -109,7 +110,7 @@ class BatchAugmentation:
 
 def _drawn(folded: int, indices: Tensor, below: int, device: torch.device) -> Tensor:
     """As :func:`draw`, on the device. By the processor, which would have to tell a GPU each of the many small steps."""
-    return torch.from_numpy(draw(folded, indices.numpy(), below)).to(device, non_blocking=True)
+    return send(torch.from_numpy(draw(folded, indices.numpy(), below)), device)
 
 
 def _in_words(images: Tensor) -> Tensor:

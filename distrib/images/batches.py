@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from distrib.images.transfer import send
 from distrib.images.workers import IGNORED
 
 
@@ -23,8 +25,7 @@ class MicroBatch:
 
     def to(self, device: torch.device) -> "MicroBatch":
         """Copy to the device; from pinned memory nobody waits for it."""
-        pixels, labels = (tensor.to(device, non_blocking=True) for tensor in (self.pixels, self.labels))
-        return replace(self, pixels=pixels, labels=labels)
+        return replace(self, pixels=send(self.pixels, device), labels=send(self.labels, device))
 
     def good(self) -> "MicroBatch":
         """Without images that are left out; with all of them if fewer than two would remain.
@@ -37,13 +38,19 @@ class MicroBatch:
         return MicroBatch(self.indices[kept], self.pixels[kept], self.labels[kept])
 
 
+@lru_cache
+def _copying(device: torch.device) -> torch.cuda.Stream:
+    """The stream that copies. But one: what was freed on a stream is kept for it."""
+    return torch.cuda.Stream(device)
+
+
 def on_device(batches: Iterable[MicroBatch], device: torch.device) -> Iterator[MicroBatch]:
     """The batches on the device. A GPU copies the next one while the program uses the one that it was given."""
     return _ahead(batches, device) if device.type == "cuda" else (batch.to(device) for batch in batches)
 
 
 def _ahead(batches: Iterable[MicroBatch], device: torch.device) -> Iterator[MicroBatch]:
-    stream = torch.cuda.Stream(device)
+    stream = _copying(device)
     waiting: tuple[MicroBatch, torch.cuda.Event] | None = None
     for batch in batches:
         with torch.cuda.stream(stream):

@@ -19,6 +19,7 @@ from distrib.images.growth import Growth
 from distrib.images.order import Indices, Plan, own_shares
 from distrib.images.resident import Peers, Resident, decode_all, without
 from distrib.images.splits import ImageData, Split
+from distrib.images.transfer import send
 from distrib.images.workers import Decoding, WorkerLoader, worker_count
 from distrib.settings import Settings, SettingsError
 
@@ -96,7 +97,7 @@ class Source:
         if isinstance(self.loader, Resident):
             for indices in lists:
                 rows = torch.from_numpy(indices)
-                picked = rows.to(self.device, non_blocking=True)
+                picked = send(rows, self.device)
                 yield MicroBatch(rows, self.loader.images.index_select(0, picked), self.loader.labels[picked])
             return
         bad: deque[list[str]] = deque()  # of the batches that are on their way

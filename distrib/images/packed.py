@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from PIL import Image
 
 from distrib.images.cropping import Choose, Pixels, scaled
@@ -45,14 +46,16 @@ class PackedSplit:
 
     @cached_property
     def _shards(self) -> dict[int, Pixels]:
-        """Those that were looked into, mapped. Nobody writes to them, but torch takes no memory that is read-only."""
+        """Those that were looked into, mapped. Nobody writes to them, and what is written would stay here."""
         return {}
 
     def _row(self, index: int) -> tuple[Pixels, tuple[int, int, int]]:
         """An image's bytes, (n,) uint8, and the shape of its pixels."""
         shard, offset, length, height, width, _ = self.rows[index].tolist()
         if shard not in self._shards:
-            self._shards[shard] = np.memmap(self.root / shard_name(self.name, shard), dtype=np.uint8, mode="c")
+            file = self.root / shard_name(self.name, shard)
+            # NumPy's maps hold their files open, of which a process may have but some thousand.
+            self._shards[shard] = torch.from_file(str(file), size=file.stat().st_size, dtype=torch.uint8).numpy()
         return self._shards[shard][offset : offset + length], (height, width, 3)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -41,6 +41,8 @@ class Guard:
         # Some versions' kernels for Apple's devices do not look at it: there the verdict is waited for.
         if bad.device.type != "mps" or not bad.item():
             optimizer.step()
+        elif optimizer.scaler is not None:
+            optimizer.scaler.update()  # to a smaller scale, as a step would have done
         for group, kept in zip(self._buffers, self._kept, strict=True):
             chosen = torch.where(bad, kept, torch.cat([buffer.flatten() for buffer in group]))
             parts = chosen.split([buffer.numel() for buffer in group])

@@ -1,5 +1,6 @@
 """What waits for a score to get better: the plateau schedule and early stopping. Their state is a few numbers."""
 
+import math
 from dataclasses import dataclass
 
 RELATIVE = 1e-4  # how much better a loss must be for the plateau schedule, of itself: torch's default
@@ -17,7 +18,8 @@ class Plateau:
 
     def observe(self, loss: float) -> None:
         """Take an epoch's test loss."""
-        if self.best is None or loss < self.best * (1 - RELATIVE):
+        better = self.best is None or loss < self.best * (1 - RELATIVE)
+        if better and math.isfinite(loss):  # nothing is less than no number
             self.best, self.waited = loss, 0
         else:
             self.waited += 1

@@ -29,6 +29,16 @@ REFUSALS = (SettingsError, ImageError, Failed, Finished)  # what ends a run on a
 PRECISIONS: dict[str, Precision] = {"no": "fp32", "fp32": "fp32", "bf16": "bf16", "fp16": "fp16"}
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
+FOREIGN = {
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ("1", "--micro-batch divides what a process computes at once"),
+    "ACCELERATE_DYNAMO_BACKEND": ("NO", "--compile default compiles the network"),
+    "ACCELERATE_USE_FSDP": ("FALSE", "each process holds the whole network"),
+    "ACCELERATE_USE_DEEPSPEED": ("FALSE", "each process holds the whole network"),
+    "ACCELERATE_USE_MEGATRON_LM": ("FALSE", "each process holds the whole network"),
+    "ACCELERATE_USE_PARALLELISM_CONFIG": ("FALSE", "each process holds the whole network"),
+}
+"""What Accelerate takes from its environment and would train otherwise by: what it may be, and what there is here."""
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -142,14 +152,18 @@ def start(settings: Compute) -> Processes:
     """Start Accelerate on the device and with the precision that ``settings`` ask for.
 
     Raises:
-        SettingsError: the device is absent, cannot do the precision, or the processes do not form one world.
+        SettingsError: the device is absent, cannot do the precision, or the processes do not form one world; or
+            Accelerate was told what would change the training.
     """
+    check_launcher(os.environ)
     device = choose_device(settings.device, os.environ)
     precision = choose_precision(settings.precision, device, os.environ)
     # What it remembers of gradients would be of another scale than the next ones.
     scaled = precision == "fp16" and settings.comm == "powersgd"
     require(not scaled, "--comm powersgd does not go with fp16, which rescales gradients: use --precision bf16 or fp32")
     os.environ.update(launch.ranks(os.environ))
+    if device == "cuda":
+        check_gpus(os.environ, torch.cuda.device_count())
     if device == "cpu" and (name := launch.interface(os.environ)):
         os.environ["GLOO_SOCKET_IFNAME"] = name
     if settings.keep_pages and device == "cpu":
@@ -174,6 +188,8 @@ def choose_kernels(settings: Compute, device: str) -> None:
     torch.backends.cudnn.benchmark = False
     # NVIDIA's GPUs multiply float32 numbers several times as fast if 10 bits of their fractions do. Exact is exact.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not settings.exact
+    # Sums that NVIDIA's switches make may come out otherwise the next time.
+    os.environ.setdefault("NCCL_ALGO", "^NVLS")
     threads = settings.threads
     if settings.exact:
         # What has no such kernel is refused with a message. They need not fill memory to be so.
@@ -223,6 +239,35 @@ def fast_at_bf16(device: str) -> bool:
         capabilities = torch.cpu.get_capabilities()
         return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("arm_bf16"))
     return False
+
+
+def check_launcher(environment: Mapping[str, str]) -> None:
+    """Refuse what would change the training, and is in no settings.
+
+    Raises:
+        SettingsError: says what, and what there is instead.
+    """
+    for name, (allowed, instead) in FOREIGN.items():
+        told = environment.get(name, allowed)
+        if told.upper() != allowed:
+            raise SettingsError(
+                f"{name} is {told}, by `accelerate launch`, its configuration or the environment: {instead}, and "
+                "nothing else trains so. Take it away (`accelerate config`, or `accelerate launch --config_file`)"
+            )
+
+
+def check_gpus(environment: Mapping[str, str], visible: int) -> None:
+    """Refuse processes of which each sees but some of the GPUs that they share out by their numbers.
+
+    Raises:
+        SettingsError: says how to let all see all of them.
+    """
+    local = int(environment.get("LOCAL_WORLD_SIZE") or 1)
+    if local > visible:
+        raise SettingsError(
+            f"{local} processes on a machine see {visible} GPU(s) each, and process N takes the GPU of number N: let "
+            "each see one for each process (with Slurm, --gres=gpu:N in place of --gpus-per-task), or start fewer"
+        )
 
 
 def check_world(environment: Mapping[str, str], processes: int) -> None:

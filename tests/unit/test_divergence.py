@@ -118,6 +118,35 @@ def test_fp16s_own_overflow_is_told_apart(scale: float | None, ranks: tuple[int,
     assert overflowed(Row(1.0, 0, 1, math.inf, -1, ranks), scale) is expected
 
 
+class OnApples(torch.Tensor):
+    """A tensor that says that it lies on a GPU of Apple's."""
+
+    device = torch.device("mps")
+
+
+def test_fp16s_scaler_goes_on_after_an_overflow_where_the_verdict_is_waited_for() -> None:
+    net = network()
+    optimizer = make_optimizer(net, Optimization(lr=0.01))
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+
+    def step() -> None:  # as Accelerate's optimizer does
+        scaler.step(optimizer)
+        scaler.update()
+
+    prepared = SimpleNamespace(optimizer=optimizer, scaler=scaler, step=step)
+    guard, before = Guard(net), copy.deepcopy(net.state_dict())
+    for poison, scale in [(math.inf, 2.0), (0.0, 2.0)]:
+        guard.remember()
+        scaler.scale(net(torch.randn(8, 3, 8, 8)).square().mean()).backward()
+        net[0].weight.grad[0, 0, 0, 0] += poison
+        scaler.unscale_(optimizer)
+        norm = nn.utils.get_total_norm([p.grad for p in net.parameters()])
+        guard.step(prepared, norm.as_subclass(OnApples))
+        assert scaler.get_scale() == scale
+        assert equal(net.state_dict(), before) == bool(poison)
+        optimizer.zero_grad()
+
+
 def test_fp16s_scaler_skips_with_fused_optimizers_too() -> None:
     """On the CPU's scaler, as torch has one: the first update overflows, the next are those of a run without it."""
     net, plain = network(), network()

@@ -160,6 +160,16 @@ def test_a_damaged_index_is_refused(folder: Path) -> None:
             opened(place)
 
 
+def test_shards_that_were_looked_into_hold_no_file_open(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "SHARD", 60_000)
+    place = pack(folder, "many", "--form", "raw")
+    split = opened(place).train
+    for index in range(len(split.labels)):
+        split.image(index)
+    held = [os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()]
+    assert not [file for file in held if file.startswith(f"{place}") and file.endswith(".bin")]
+
+
 def test_a_split_is_sent_to_a_process_without_its_shards(folder: Path) -> None:
     split = opened(pack(folder, "packed")).train
     before = len(pickle.dumps(split))

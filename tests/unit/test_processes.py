@@ -1,8 +1,17 @@
+import os
+
 import pytest
 import torch
 
 from distrib.lifecycle import processes
-from distrib.lifecycle.processes import check_world, choose_device, choose_precision
+from distrib.lifecycle.processes import (
+    check_gpus,
+    check_launcher,
+    check_world,
+    choose_device,
+    choose_kernels,
+    choose_precision,
+)
 from distrib.settings import Compute, SettingsError
 
 
@@ -105,3 +114,42 @@ def test_a_world_that_is_whole_is_taken(environment: dict[str, str], count: int)
 def test_a_world_in_parts_is_refused(environment: dict[str, str], count: int, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         check_world(environment, count)
+
+
+@pytest.mark.parametrize(
+    ("name", "told", "instead"),
+    [
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4", "--micro-batch"),
+        ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", "--compile default"),
+        ("ACCELERATE_USE_FSDP", "true", "the whole network"),
+        ("ACCELERATE_USE_DEEPSPEED", "true", "the whole network"),
+    ],
+)
+def test_what_accelerate_would_do_beside_the_settings_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, told: str, instead: str
+) -> None:
+    monkeypatch.setenv(name, told)
+    with pytest.raises(SettingsError, match=f"{name} is {told}, .*{instead}"):
+        processes.start(Compute(device="cpu"))
+
+
+def test_what_a_launcher_says_by_default_is_taken() -> None:
+    said = {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1", "ACCELERATE_DYNAMO_BACKEND": "no"}
+    check_launcher({})
+    check_launcher(said | {"ACCELERATE_USE_FSDP": "false", "ACCELERATE_USE_CPU": "True"})
+
+
+def test_processes_that_see_but_their_own_gpu_are_refused() -> None:
+    check_gpus({}, 1)
+    check_gpus({"LOCAL_WORLD_SIZE": "8"}, 8)
+    with pytest.raises(SettingsError, match=r"8 processes on a machine see 1 GPU.*--gres=gpu:N"):
+        check_gpus({"LOCAL_WORLD_SIZE": "8"}, 1)
+
+
+@pytest.mark.parametrize("own", [None, "Ring"])
+def test_gpus_do_not_add_in_switches_unless_told(monkeypatch: pytest.MonkeyPatch, own: str | None) -> None:
+    monkeypatch.setenv("NCCL_ALGO", own or "")
+    if own is None:
+        monkeypatch.delenv("NCCL_ALGO")
+    choose_kernels(Compute(), "cuda")
+    assert os.environ["NCCL_ALGO"] == (own or "^NVLS")

@@ -148,13 +148,14 @@ def test_every_update_of_any_run_has_a_rate(
 
 @pytest.mark.parametrize("patience", [0, 2, 3])
 @pytest.mark.parametrize("low", [0.0, 0.004])
-def test_plateau_is_torchs(patience: int, low: float) -> None:
+@pytest.mark.parametrize("first", [2.0, math.nan])
+def test_plateau_is_torchs(patience: int, low: float, first: float) -> None:
     shared = optimizer()
     scheduler = torchs.ReduceLROnPlateau(shared, factor=0.2, patience=patience, min_lr=low, eps=0)
     made = rates(schedule="plateau", gamma=0.2, plateau_patience=patience, min_lr=low)
     plateau = Plateau(patience, 0.2)
     losses = [
-        2.0,
+        first,
         1.5,
         1.49999,
         1.6,
