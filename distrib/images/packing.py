@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -109,16 +110,16 @@ def _pack(request: Request) -> int:
 @contextmanager
 def _whole(folder: Path) -> Iterator[Path]:
     """A folder to write into that takes its name when all is written, and is removed if it is not."""
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
     try:
-        partial.mkdir(parents=True)
-        yield partial
-        partial.rename(folder)
+        partial.mkdir(parents=True)  # not one that is there already: somebody else's
+        try:
+            yield partial
+            partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise SettingsError(f"{folder} cannot be written: {error}") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write(folder: Path, name: str, split: Split, request: Request, files: dict[str, dict[str, Any]]) -> list[str]:

@@ -231,6 +231,9 @@ def _hugging_face(place: str) -> ImageData:
     if train is None:
         raise SettingsError(f"--data hf:{place} has no split 'train', only {', '.join(found)}")
     image, label = _columns(place, train)
+    names = getattr(train.features[label], "names", None)
+    if names and local.is_dir():
+        _check_names(local, label, names)
     test = next((found[name] for name in TEST_NAMES if name in found and _usable(found[name], image, label)), None)
     first = _table(f"{place}/train", train, image, label)
     if test is None:  # nothing was set aside: every tenth image is
@@ -242,9 +245,27 @@ def _hugging_face(place: str) -> ImageData:
         first, second = first.part(~aside), first.part(aside)
     else:
         second = _table(f"{place}/test", test, image, label)
-    names = getattr(train.features[label], "names", None)
     classes = tuple(names or map(str, range(_count(place, first.labels))))
     return ImageData(place, classes, first, second)
+
+
+def _check_names(folder: Path, label: str, names: list[str]) -> None:
+    """Refuse tables that name their classes in another order: the library takes the first one's for all of them."""
+    import datasets  # noqa: PLC0415
+    import pyarrow as pa  # noqa: PLC0415
+    from pyarrow import parquet  # noqa: PLC0415
+
+    for file in sorted(folder.rglob("*.parquet")):
+        try:
+            schema = parquet.read_schema(file)
+        except (OSError, pa.ArrowException):
+            continue  # it was not read, or there would have been an error
+        own = getattr(datasets.Features.from_arrow_schema(schema).get(label), "names", names)
+        if own != names:
+            raise SettingsError(
+                f"{file} names the classes of '{label}' {', '.join(own[:5])}, ... where training images have "
+                f"{', '.join(names[:5])}, ...: write all tables with the same names in the same order"
+            )
 
 
 def _usable(table: Any, image: str, label: str) -> bool:

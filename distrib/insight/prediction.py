@@ -86,9 +86,13 @@ def find(names: Iterable[str]) -> Iterator[Path]:
         )
     for name in named:
         path = Path(name)
-        if path.is_dir():
+        try:
+            there, is_folder = path.exists(), path.is_dir()
+        except (OSError, ValueError) as error:  # too long to be a name, or with a zero in it
+            raise SettingsError(f"{name[:100]!r} cannot be the name of a file: {error}") from None
+        if is_folder:
             yield from sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
-        elif path.exists():
+        elif there:
             yield path
         elif matching := sorted(glob.glob(name, recursive=True)):  # noqa: PTH207 - takes absolute patterns, too
             yield from (Path(match) for match in matching if Path(match).is_file())

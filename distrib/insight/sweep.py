@@ -14,8 +14,9 @@ from distrib.insight import grids
 from distrib.insight.grids import Sweep, Task
 from distrib.insight.sweep_table import is_done, look, table
 from distrib.insight.trials import TRAIN, starter
-from distrib.lifecycle.ending import FAILED, FINISHED, STOPPED
+from distrib.lifecycle.ending import FAILED, FINISHED
 from distrib.lifecycle.folder import RunFolder
+from distrib.lifecycle.stopping import STOPPED
 from distrib.settings import SettingsError, require
 
 JOB = "slurm/sweep.sh"
@@ -152,7 +153,9 @@ def train(sweep: Sweep, task: Task, start: list[str]) -> int:
         with suppress(ProcessLookupError):  # launchers pass it on to their workers
             process.send_signal(number)
 
-    before = {number: signal.signal(number, pass_on) for number in ASKED}
+    # What is to be ignored, as under nohup, stays so.
+    heeded = [number for number in ASKED if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, pass_on) for number in heeded}
     try:
         code = process.wait()
     finally:

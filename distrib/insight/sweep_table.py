@@ -8,10 +8,11 @@ from typing import Literal
 from distrib.insight.grids import Sweep, Task
 from distrib.insight.summary import columns
 from distrib.lifecycle import checkpoints, journal
-from distrib.lifecycle.ending import FINISHED, STOPPED
+from distrib.lifecycle.ending import FINISHED
 from distrib.lifecycle.folder import RunFolder
 from distrib.lifecycle.heartbeat import read_beat
 from distrib.lifecycle.journal import Record
+from distrib.lifecycle.stopping import STOPPED
 from distrib.settings import SettingsError
 
 SILENCE = 60.0  # seconds without a heartbeat after which a run is not running

@@ -10,10 +10,10 @@ from typing import Self, TextIO
 
 from distrib.command import first_rank
 from distrib.images.decoding import ImageError
-from distrib.lifecycle.stopping import Stopped, StopRequest
+from distrib.lifecycle.stopping import STOPPED, Stopped, StopRequest
 from distrib.settings import SettingsError
 
-FINISHED, FAILED, BAD_SETTINGS, DIVERGED, STOPPED = 0, 1, 2, 3, 75
+FINISHED, FAILED, BAD_SETTINGS, DIVERGED = 0, 1, 2, 3
 
 
 class Finished(Exception):
@@ -99,7 +99,7 @@ class Ending:
         """What this rank says of an error that others may not have met."""
         if getattr(error, "everywhere", False):
             return f"error: {error}" if first_rank() else ""
-        plain = isinstance(error, ImageError | Failed)
+        plain = isinstance(error, ImageError | Failed | SettingsError)
         # A collective fails with a RuntimeError or one of the system's when a process at its other end is gone.
         blamed = self.blame() if isinstance(error, RuntimeError | OSError) and not plain else None
         if blamed is not None:

@@ -3,9 +3,12 @@
 import atexit
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
+
+from distrib.lifecycle.stopping import INTERRUPTED
 
 
 def leave(main: Callable[[], int]) -> NoReturn:
@@ -23,6 +26,11 @@ def leave(main: Callable[[], int]) -> NoReturn:
     except BrokenPipeError:  # whoever read what is printed has seen enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         known.append(1)
+    except KeyboardInterrupt:  # before a run, which heeds it, or in another command
+        print("\nInterrupted.", file=sys.stderr)
+        known.append(INTERRUPTED)
+    for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # all is done, and the code is to tell so
     raise SystemExit(known[0])
 
 

@@ -2,20 +2,23 @@
 
 import ctypes
 import os
+import select
 import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 from distrib.settings import SettingsError
 
 # Not SIGUSR1: NCCL may catch it, and torchrun's agent dies of it and leaves its workers behind.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 IMPATIENCE = 3.0  # seconds within which a second Ctrl-C means: now
+HEED = 5.0  # seconds after which a request to stop at once has not been heeded
+STOPPED = 75  # exit code of a run that was asked to stop
 INTERRUPTED = 128 + signal.SIGINT  # exit code of one who left at once, as a shell gives it
 PR_SET_PDEATHSIG = 1
 LEAD = "DISTRIB_STOP_LEAD"
@@ -48,9 +51,9 @@ class StopRequest:
         for end in self._ends:
             os.set_blocking(end, end == self._ends[0])
         self._old_fd = signal.set_wakeup_fd(self._ends[1], warn_on_full_buffer=False)
-        threading.Thread(target=leave_if_interrupted_twice, args=(self._ends[0],), daemon=True).start()
         # A terminal that is closed asks, too; not if the run was told to outlive it (nohup).
         asked = SIGNALS if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else (*SIGNALS, signal.SIGHUP)
+        threading.Thread(target=self._listen, args=(self._ends[0], asked), daemon=True).start()
         self._old = {number: signal.signal(number, self._note) for number in asked}
         end_with_launcher()
         return self
@@ -72,6 +75,35 @@ class StopRequest:
             stopped.at_once = True
             raise stopped
 
+    def _listen(self, signals: int, asked: Sequence[int]) -> None:
+        """Read the numbers of arriving signals; leave the process if two Ctrl-C come within three seconds.
+
+        And if one that asked to stop at once is not heeded. A thread does this because Python's own handlers wait while
+        the main thread is in a collective that may never end, or for processes that never come. A checkpoint being
+        written is lost; those that stand are whole whenever their writer leaves.
+        """
+        interrupted, waiting = -IMPATIENCE, None
+        while True:
+            if not select.select([signals], [], [], waiting)[0]:
+                if self.at_once and self.signal is None:
+                    quit_now("Stopped before the first update: nothing is lost.", STOPPED)
+                waiting = None
+            elif not (number := os.read(signals, 1)):
+                break
+            elif number[0] in asked:
+                waiting, now = HEED, time.monotonic()
+                if number[0] == signal.SIGINT:
+                    if now - interrupted < IMPATIENCE:
+                        quit_now("\nLeft at once, without saving.", INTERRUPTED)
+                    interrupted = now
+        os.close(signals)
+
+
+def quit_now(told: str, code: int) -> NoReturn:
+    """End this process where it is."""
+    print(told, file=sys.stderr, flush=True)
+    os._exit(code)
+
 
 def lead(environment: Mapping[str, str]) -> float | None:
     """Seconds that the run is given to save once a signal has said that its time is nearly up; None if nobody says.
@@ -86,23 +118,6 @@ def lead(environment: Mapping[str, str]) -> float | None:
         raise SettingsError(f"{LEAD}={text}: give the seconds between the signal and the end of the job") from None
 
 
-def leave_if_interrupted_twice(signals: int) -> None:
-    """Read the numbers of arriving signals; leave the process when two Ctrl-C come within three seconds.
-
-    A thread does this because Python's own handlers wait while the main thread is in a collective that may never end.
-    A checkpoint being written is lost; those that stand are whole whenever their writer leaves.
-    """
-    last = -IMPATIENCE
-    while numbers := os.read(signals, 1):
-        if numbers[0] == signal.SIGINT:
-            now = time.monotonic()
-            if now - last < IMPATIENCE:
-                print("\nLeft at once, without saving.", file=sys.stderr, flush=True)
-                os._exit(INTERRUPTED)
-            last = now
-    os.close(signals)
-
-
 def end_with_launcher() -> None:
     """Have Linux send SIGTERM to this process when the launcher that started it dies.
 
@@ -110,9 +125,12 @@ def end_with_launcher() -> None:
     would go on unseen. Only for these two: a shell may well leave before what it started.
     """
     try:
-        parent = Path(f"/proc/{os.getppid()}/cmdline").read_text(encoding="utf-8", errors="replace")
-        names = {word.rpartition("/")[2].removesuffix(".py") for word in parent.split("\0")}
+        parent = os.getppid()
+        command = Path(f"/proc/{parent}/cmdline").read_text(encoding="utf-8", errors="replace")
+        names = {word.rpartition("/")[2].removesuffix(".py") for word in command.split("\0")}
         if names & {"accelerate", "torchrun", "torch.distributed.run", "accelerate.commands.launch"}:
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+            if os.getppid() != parent:  # it died meanwhile
+                signal.raise_signal(signal.SIGTERM)
     except (OSError, AttributeError):
         return  # not Linux

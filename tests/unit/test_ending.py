@@ -118,3 +118,13 @@ def test_a_run_that_is_ending_is_not_stopped_again():
 def test_what_ends_the_interpreter_is_let_through():
     with pytest.raises(SystemExit), Ending():
         raise SystemExit(4)
+
+
+def test_a_refusal_while_closing_is_no_traceback(capsys):
+    def close(_: Ending) -> None:
+        raise SettingsError("runs/mine is no run folder")
+
+    with Ending() as ending:
+        ending.then(close)
+    assert ending.code == 1
+    assert capsys.readouterr().err == "error on rank 0: runs/mine is no run folder\n"

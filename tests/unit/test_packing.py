@@ -160,6 +160,14 @@ def test_a_damaged_index_is_refused(folder: Path) -> None:
             opened(place)
 
 
+def test_other_folders_stay(folder: Path) -> None:
+    other = folder.parent / "mine.partial"
+    other.mkdir()
+    (other / "thesis.txt").write_text("precious")
+    pack(folder, "mine")
+    assert (other / "thesis.txt").read_text() == "precious"
+
+
 def test_shards_that_were_looked_into_hold_no_file_open(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packing, "SHARD", 60_000)
     place = pack(folder, "many", "--form", "raw")
@@ -201,7 +209,7 @@ def test_a_bad_image_ends_the_packing_and_leaves_nothing(folder: Path, capsys: p
     out = pack(folder, "packed", expect=1)
     assert str(bad) in capsys.readouterr().err
     assert not out.exists()
-    assert not out.with_name("packed.partial").exists()
+    assert not list(out.parent.glob("*packed*"))
     pack(folder, "packed", "--on-bad-image", "skip")
     told = capsys.readouterr().out
     assert f"packed {COUNT['train'] - 1} training and {COUNT['test']} test images" in told

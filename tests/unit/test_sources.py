@@ -266,6 +266,14 @@ def test_a_table_with_class_names_and_a_test_split(table: Callable[..., str]) ->
     assert "row 5" in found.train.where(5)
 
 
+def test_tables_that_name_their_classes_in_another_order_are_refused(table: Callable[..., str]) -> None:
+    from datasets import ClassLabel
+
+    table("train", columns(6, classes=3), label=ClassLabel(names=["cat", "dog", "emu"]))
+    with pytest.raises(SettingsError, match=r"test.*\.parquet names the classes of 'label' emu, dog, cat, .* cat, dog"):
+        from_(table("test", columns(5, classes=3), label=ClassLabel(names=["emu", "dog", "cat"])))
+
+
 def test_a_table_without_class_names_or_test_split_sets_every_tenth_aside(table: Callable[..., str]) -> None:
     found = from_(table("train", columns(40, classes=4)))
     assert found.classes == ("0", "1", "2", "3")

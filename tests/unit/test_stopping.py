@@ -106,6 +106,35 @@ def test_less_than_that_does_not(signals: str) -> None:
     assert "still here" in done.stdout
 
 
+WAITING = """
+    import os, signal, socket, threading
+    from datetime import timedelta
+    from torch.distributed import TCPStore
+    from distrib.lifecycle import stopping
+
+    stopping.HEED = 0.1
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+
+    def ask():  # once the main thread waits for another process, where no handler of Python's runs
+        while socket.socket().connect_ex(("127.0.0.1", port)):
+            pass
+        os.kill(os.getpid(), signal.{number})
+
+    with stopping.StopRequest() as stop:
+        threading.Thread(target=ask, daemon=True).start()
+        TCPStore("127.0.0.1", port, 2, is_master=True, timeout=timedelta(seconds=60))
+"""
+
+
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGINT", "SIGUSR2"])
+def test_a_process_that_waits_for_others_at_the_start_is_stopped(number: str) -> None:
+    done = python(WAITING.format(number=number))
+    assert done.returncode == 75, done.stderr
+    assert "Stopped before the first update: nothing is lost." in done.stderr
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells of a parent's death")
 def test_the_death_of_the_launcher_asks_to_stop(tmp_path) -> None:
     script = tmp_path / "torchrun.py"  # known by its name
