@@ -131,6 +131,27 @@ def test_calibration_of_a_network_that_is_as_sure_as_it_is_right():
     assert wrong.error == pytest.approx(0.6, abs=1e-6)
 
 
+def test_the_calibration_error_weighs_each_bin_by_its_images():
+    sure = np.repeat(np.array([[0.9, 0.1], [0.6, 0.4]], np.float32), [900, 100], axis=0)
+    label = np.concatenate([np.arange(900) % 10 >= 6, np.arange(100) % 10 >= 5]).astype(np.int64)  # 60 %, 50 % right
+    two = Predictions(np.arange(1000), label, sure, sure, np.array(["a", "b"]))
+    assert analysis.calibration(two).error == pytest.approx(0.9 * 0.3 + 0.1 * 0.1, abs=1e-6)
+    many, wanted = said(images=1000), 0.0
+    for low in range(analysis.BINS):
+        inside = (low <= analysis.BINS * many.confidence) & (analysis.BINS * many.confidence < low + 1)
+        if inside.any():
+            right = many.predicted[inside] == many.label[inside]
+            wanted += inside.mean() * abs(many.confidence[inside].mean() - right.mean())
+    assert analysis.calibration(many).error == pytest.approx(wanted, abs=1e-6)
+
+
+@pytest.mark.parametrize(("confidence", "place"), [(0.7999, 11), (0.8001, 12), (0.999, 14), (1.0, 14)])
+def test_a_bin_of_confidence_reaches_up_to_its_edge(confidence, place):
+    sure = np.array([[confidence, 1 - confidence]], np.float32)
+    found = analysis.calibration(Predictions(np.arange(1), np.zeros(1, np.int64), sure, sure, np.array(["a", "b"])))
+    assert found.images.nonzero()[0].tolist() == [place]
+
+
 def test_outputs_that_are_no_numbers_are_no_reason_to_fail():
     found = said()
     found.probabilities[3] = np.nan
@@ -202,6 +223,7 @@ def test_cuts_of_the_rate_are_marked_and_smooth_ends_are_not():
     cosine = 0.05 * (1 + np.cos(np.pi * np.arange(1, 61) / 60))
     assert curves.decays(cosine) == []
     assert curves.decays(np.linspace(0.1, 0, 60)) == []
+    assert curves.decays(cosine[[0, 30]]) == []  # of two updates: nothing tells a cut from a slope
 
 
 def test_a_number_that_is_not_finite_is_a_gap_and_long_curves_keep_their_peaks():

@@ -6,12 +6,28 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from distrib.images.batches import MicroBatch
 from distrib.images.decoding import ImageError
 from distrib.images.workers import IGNORED
 from distrib.learning.scoring import evaluate, sums
+
+ALONE = SimpleNamespace(
+    device=torch.device("cpu"),
+    dtype=torch.float32,
+    size=1,
+    accelerator=SimpleNamespace(autocast=contextlib.nullcontext),
+    gather=lambda item: [item],
+)
+
+
+class Feed(list):
+    """Test images, in one batch."""
+
+    batches = 1
+    preprocessing = SimpleNamespace(normalise=lambda pixels, **_: pixels.float() / 255)
 
 
 def hits(logits: list[float], label: int) -> tuple[float, float]:
@@ -49,16 +65,21 @@ def test_an_image_left_out_adds_nothing():
 
 def test_no_test_image_that_could_be_decoded_is_told_by_all():
     black = MicroBatch(torch.arange(2), torch.zeros(2, 8, 8, 3, dtype=torch.uint8), torch.full((2,), IGNORED))
-
-    class Feed(list):
-        batches = 1
-        preprocessing = SimpleNamespace(normalise=lambda pixels, **_: pixels.float())
-
-    accelerator = SimpleNamespace(autocast=contextlib.nullcontext)
-    alone = SimpleNamespace(
-        device=torch.device("cpu"), dtype=torch.float32, size=1, accelerator=accelerator, gather=lambda item: [item]
-    )
     network = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
     with pytest.raises(ImageError, match="none of the test images could be decoded") as caught:
-        evaluate(network, Feed([black]), alone, channels_last=True)
+        evaluate(network, Feed([black]), ALONE, channels_last=True)
     assert caught.value.everywhere
+
+
+def test_of_several_views_the_logits_are_averaged():
+    torch.manual_seed(0)
+    pixels, labels = torch.randint(0, 256, (64, 8, 8, 3), dtype=torch.uint8), torch.arange(64) % 3
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+    feed = Feed([MicroBatch(torch.arange(64), pixels, labels)])
+    scores = evaluate(network, feed, ALONE, channels_last=True, views="mirror")
+    with torch.inference_mode():
+        straight, mirrored = (network(way.float() / 255) for way in (pixels, pixels.flip(2)))
+        losses = [F.cross_entropy(logits, labels).item() for logits in (straight, mirrored, (straight + mirrored) / 2)]
+    assert min(abs(losses[2] - losses[0]), abs(losses[2] - losses[1])) > 1e-3  # it tells left from right
+    assert scores.loss == pytest.approx(losses[2])
+    assert scores.top1 == ((straight + mirrored).argmax(1) == labels).float().mean().item()

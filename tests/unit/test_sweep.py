@@ -9,7 +9,7 @@ import pytest
 from distrib import command
 from distrib.insight import grids, sweep
 from distrib.insight.grids import Sweep, Task, read_grid
-from distrib.insight.sweep_table import standing
+from distrib.insight.sweep_table import Standing, standing, table
 from distrib.settings import SettingsError
 from tests.launching import ROOT
 
@@ -125,14 +125,17 @@ def test_where_a_run_is_follows_from_its_folder(tmp_path: Path) -> None:
     heartbeat = folder / "heartbeats" / "rank-0.json"
     heartbeat.write_text(json.dumps(beat | {"time": time.time()}))
     assert state() == ("running", "")
+    heartbeat.write_text(json.dumps(beat | {"time": time.time(), "left": 2}))
+    assert state() == ("failed", "exit code 2")
     heartbeat.write_text(json.dumps(beat | {"time": time.time() - 1000}))
     found.outcome(task).write_text("75\n")
-    epoch = {"kind": "epoch", "epoch": 2, "update": 4, "test_top1": 0.5, "seconds": 1.5}
+    first = {"kind": "epoch", "epoch": 1, "update": 2, "test_top1": 0.9, "seconds": 2.0}
+    second = {"kind": "epoch", "epoch": 2, "update": 4, "test_top1": 0.5, "seconds": 1.5}
     stop = {"kind": "event", "event": "stop", "update": 4, "epoch": 2, "exit_code": 75}
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in (epoch, stop)))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in (first, second, stop)))
     assert state() == ("waiting", "goes on from epoch 2")
     seen = standing(found, task)
-    assert (seen.best_top1, seen.best_epoch, seen.seconds) == (0.5, 2, 1.5)
+    assert (seen.epoch, seen.best_top1, seen.best_epoch, seen.seconds) == (2, 0.9, 1, 3.5)
     found.outcome(task).unlink()
     failed = {"kind": "event", "event": "diverged", "update": 4, "epoch": 2, "exit_code": 3}
     with (folder / "metrics.jsonl").open("a") as file:
@@ -142,3 +145,13 @@ def test_where_a_run_is_follows_from_its_folder(tmp_path: Path) -> None:
     checkpoint.mkdir(parents=True)
     (checkpoint / "state.json").write_text(json.dumps({"finished": True}))
     assert state() == ("done", "")
+
+
+def test_the_table_counts_the_runs_and_names_the_best() -> None:
+    scores = {"bad": (0.5, 2), "good": (0.9, 1), "new": (None, None)}
+    told = table([Standing(Task(name, []), "waiting", 2, *best, 90.0, "") for name, best in scores.items()])
+    rows = told.splitlines()
+    assert "50.00 % (epoch 2)" in rows[1]
+    assert "90.00 % (epoch 1)" in rows[2]
+    assert rows[3].split() == ["new", "waiting", "2", "-", "1.5"]
+    assert rows[-1] == "3 runs: 0 done, 0 running, 3 waiting, 0 failed; best so far: good"

@@ -498,6 +498,12 @@ def test_a_run_that_stopped_before_it_evaluated_is_the_same_as_far_as_it_goes(wh
     assert "train_loss of the epoch at update 5" in first_other_number(one, other[:6] + other[7:], until=10)
 
 
+def test_the_last_update_that_both_have_is_compared_and_nothing_after_it(whole, tmp_path):
+    one, other = read_journal(whole), read_journal(write_run(tmp_path / "other", losses={10: 5.0}))
+    assert first_other_number(one, other, until=10) == "loss of the update at update 10: 0.1 and 5.0"
+    assert first_other_number(one, other, until=9) is None
+
+
 def test_an_average_that_neither_run_kept_is_not_told_of(whole, tmp_path):
     other = write_run(tmp_path / "other")
     pair = [checkpoints.every(folder / "checkpoints")[0] for folder in (whole, other)]

@@ -6,11 +6,13 @@ from distrib.images.views import views_of
 IMAGES = torch.arange(2 * 4 * 4 * 3, dtype=torch.uint8).view(2, 4, 4, 3)
 
 
-@pytest.mark.parametrize(("kind", "count"), [("one", 1), ("mirror", 2), ("shift", 6)])
-def test_the_shares_of_all_views_add_up_to_1(kind, count):
+@pytest.mark.parametrize(
+    ("kind", "shares"), [("one", [1]), ("mirror", [0.5, 0.5]), ("shift", [0.25, 0.125, 0.125, 0.25, 0.125, 0.125])]
+)
+def test_the_shares_of_all_views_add_up_to_1_and_half_is_of_those_not_shifted(kind, shares):
     found = list(views_of(IMAGES, kind))
-    assert len(found) == count
-    assert sum(share for _, share in found) == 1
+    assert [share for _, share in found] == shares
+    assert sum(shares) == 1
     assert torch.equal(found[0][0], IMAGES)
     assert all(view.shape == IMAGES.shape and view.dtype == torch.uint8 for view, _ in found)
 
