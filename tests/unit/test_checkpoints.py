@@ -147,6 +147,13 @@ def test_the_earlier_of_equals_is_best(tmp_path: Path) -> None:
     assert best.state["update"] == 1
 
 
+def test_of_equals_the_one_that_pruning_keeps_is_evaluated(tmp_path: Path) -> None:
+    for update in range(1, 6):
+        save(tmp_path, update, 0.5)
+    assert [c.update for c in checkpoints.every(tmp_path)] == [1, 4, 5]
+    assert checkpoints.whole(tmp_path) == checkpoints.best(tmp_path) == checkpoints.every(tmp_path)[0]
+
+
 def test_without_scores_there_is_no_best(tmp_path: Path) -> None:
     save(tmp_path, 1)
     assert checkpoints.best(tmp_path) is None

@@ -26,6 +26,7 @@ CASES = {
     "deep": (nn.Conv2d(8, DEEP, 3, padding=1, bias=False), 4),
     "deep and 1x1": (nn.Conv2d(8, DEEP, 1), 4),
     "deep without a margin": (nn.Conv2d(8, DEEP, (3, 2)), 4),
+    "deep with unequal margins": (nn.Conv2d(8, DEEP, 3, padding=(0, 1)), 5),
     "deep with a stride": (nn.Conv2d(8, DEEP, 3, stride=2, padding=1), 4),
     "one place": (nn.Conv2d(8, 12, 3, padding=1), 1),
     "taps that see none": (nn.Conv2d(8, 12, (7, 4), padding=(3, 2)), 2),

@@ -215,3 +215,12 @@ def test_bad_updates_in_a_row_are_counted_also_from_one_look_to_the_next() -> No
     assert [record["update"] for record in found] == [5, 6]
     assert streak == 3  # though the last one was good
     assert progress.bad_updates == 0
+
+
+@pytest.mark.parametrize(("scale", "expected"), [(2.0**16, [2]), (0.5, [1, 2])])
+def test_an_overflow_is_a_bad_update_where_no_smaller_scale_would_help(scale: float, expected: list[int]) -> None:
+    overflow, bad = Row(8.0, 0, 16, math.inf, -1, ()), Row(math.inf, 0, 16, math.inf, -1, (0,))
+    progress = Progress(Plateau(1, 0.1), EarlyStop(None, 0.0), update=2)
+    found, streak = review([overflow, bad], progress, feed(world=1), scale)
+    assert [record["update"] for record in found] == expected
+    assert streak == progress.bad_updates == len(expected)

@@ -1,6 +1,7 @@
 import errno
 import json
 import math
+import os
 from io import FileIO
 from pathlib import Path
 
@@ -49,6 +50,18 @@ def test_what_is_written_can_be_read_at_once(tmp_path: Path) -> None:
     journal.write([update(1)])
     assert list(read(path)) == [update(1)]
     journal.sync()
+    journal.close()
+
+
+def test_syncing_forces_all_that_was_written_to_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, forced = tmp_path / "metrics.jsonl", []
+    journal = Journal(path)
+    journal.write([update(1)])
+    monkeypatch.setattr(os, "fsync", lambda file: forced.append(os.fstat(file)))
+    journal.sync()
+    (found,) = forced
+    assert os.path.samestat(found, path.stat())
+    assert found.st_size == len(path.read_bytes()) > 0
     journal.close()
 
 

@@ -4,13 +4,19 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
+from distrib.learning.meter import EpochSums
+from distrib.learning.optimizers import make_optimizer
+from distrib.learning.patience import EarlyStop, Plateau
 from distrib.learning.snapshots import Snapshots, Timing
+from distrib.learning.state import Progress, TrainState
 from distrib.lifecycle import checkpoints
-from distrib.lifecycle.checkpoints import Retention
+from distrib.lifecycle.checkpoints import Checkpoint, Retention
 from distrib.lifecycle.ending import Failed
 from distrib.lifecycle.journal import Journal, read
 from distrib.lifecycle.saving import Saver
+from distrib.settings import Optimization
 
 
 class Disk:
@@ -100,6 +106,8 @@ def test_a_save_is_due_when_the_time_is_over(tmp_path: Path, monkeypatch: pytest
     assert not disk.snapshots.due
     monkeypatch.setattr("distrib.learning.snapshots.time.perf_counter", lambda: now + 31)
     assert disk.snapshots.due
+    disk.save(1)
+    assert not disk.snapshots.due  # until the time is over again
     disk.journal.close()
 
 
@@ -114,3 +122,42 @@ def test_a_signal_that_would_come_too_late_to_save_is_told_once(
     told = capsys.readouterr().err
     assert told.count("WARNING: to stop takes this run 5 s, but its job says so only 2 s before it ends") == 1
     assert told.count("sbatch --signal=USR2@1") == told.count("WARNING") == 1
+
+
+def state(weight: float, scale: float) -> TrainState:
+    """A whole one, after some updates, with a scaler as fp16 has it."""
+    network = nn.Linear(2, 1)
+    nn.init.constant_(network.weight, weight)
+    progress = Progress(Plateau(1, 0.1), EarlyStop(None, 0.0), update=4, epoch=1, test_top1=0.5)
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    return TrainState(network, make_optimizer(network, Optimization()), None, scaler, progress)
+
+
+def saved(disk: Disk, learned: TrainState) -> Checkpoint:
+    """The checkpoint of a state, to which ``disk`` can go back."""
+    disk.snapshots._state, disk.snapshots.facts = learned, {"data": {}, "world_size": 1}
+    disk.snapshots.save(wait=True)
+    return checkpoints.every(disk.folder)[-1]
+
+
+def test_the_way_back_leaves_the_place_in_the_epoch_and_the_bad_updates_as_they_are(disk: Disk) -> None:
+    learned = state(3.0, 2.0**9)
+    saved(disk, learned)
+    progress = learned.progress
+    progress.update, progress.epoch, progress.bad_updates, progress.test_top1 = 11, 2, 5, 0.75
+    progress.sums = EpochSums(loss=8.0, hits=3.0, images=16.0, seconds=1.5)
+    nn.init.zeros_(learned.network.weight)
+    assert disk.snapshots.roll_back()
+    disk.journal.close()
+    assert learned.network.weight.tolist() == [[3.0, 3.0]]
+    assert (progress.update, progress.epoch, progress.bad_updates) == (11, 2, 5)
+    assert progress.sums == EpochSums(loss=8.0, hits=3.0, images=16.0, seconds=1.5)
+    assert progress.test_top1 is None  # it was that of the checkpoint's update
+
+
+def test_a_run_goes_on_with_the_scale_that_fp16_had_come_to(disk: Disk) -> None:
+    checkpoint = saved(disk, state(3.0, 2.0**9))
+    disk.journal.close()
+    fresh = state(0.0, 2.0**16)
+    fresh.restore(checkpoint, disk.snapshots._processes)
+    assert fresh.scaler.get_scale() == 2.0**9
