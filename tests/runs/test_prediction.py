@@ -132,6 +132,7 @@ def test_a_bad_image_is_raised_unless_somebody_takes_it(folder, images):
     [
         ((), "name image files to predict"),
         (("absent.png",), "there is no file absent.png, and none that it matches"),
+        (("x" * 300,), "cannot be the name of a file"),
         (("empty",), "there is no image in empty"),
         (("empty", "--top", "0"), "--top is a number of classes"),
         (("empty", "--ema"), "there is no image in empty"),

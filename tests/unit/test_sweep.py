@@ -1,8 +1,11 @@
 """Grids, and where the runs of a sweep are, from their folders alone."""
 
 import json
+import signal
+import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -155,3 +158,16 @@ def test_the_table_counts_the_runs_and_names_the_best() -> None:
     assert "90.00 % (epoch 1)" in rows[2]
     assert rows[3].split() == ["new", "waiting", "2", "-", "1.5"]
     assert rows[-1] == "3 runs: 0 done, 0 running, 3 waiting, 0 failed; best so far: good"
+
+
+@pytest.mark.parametrize(("outlives", "code"), [(True, 0), (False, 75)])
+def test_a_closed_terminal_stops_a_sweep_unless_it_was_told_to_outlive_it(
+    tmp_path: Path, *, outlives: bool, code: int
+) -> None:
+    asked = SimpleNamespace(outcome=lambda _: tmp_path / "outcome", command_flags=lambda _: [])
+    closes = "import os, signal; signal.signal(1, signal.SIG_IGN); os.kill(os.getppid(), signal.SIGHUP)"
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if outlives else lambda *_: None)
+    try:
+        assert sweep.train(asked, None, [sys.executable, "-c", closes]) == code
+    finally:
+        signal.signal(signal.SIGHUP, before)
