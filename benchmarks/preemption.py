@@ -94,7 +94,11 @@ def main() -> None:
     times = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     quiet, _ = train(0)
     disturbed, parts = train(times)
-    names = ("from the signal to saved and left", "until Slurm starts it again", "from there to the first new update")
+    names = (
+        "from the signal to saved",
+        "until it left and Slurm starts it again",
+        "from there to the first new update",
+    )
     for name, seconds in zip(names, zip(*parts, strict=True), strict=True):
         told = ", ".join(f"{one:.1f}" for one in sorted(seconds))
         print(f"{name}: {told} s (median {statistics.median(seconds):.1f})")

@@ -45,9 +45,11 @@ def here(rounds: int) -> None:
     for world in (2, 4):
         for comm in ("fp32", "bf16", "powersgd"):
             step = taken_apart(world, comm)
-            hidden = max(step.compute + step.exchange - step.step, 0) / step.exchange
-            parts = f"computing alone {step.compute:.3f} s, exchange alone {step.exchange:.3f} s"
-            print(f"{world} processes, {comm}: step {step.step:.3f} s, {parts}, {hidden:.0%} of it hidden", flush=True)
+            parts = f"step {step.step:.3f} s, computing alone {step.compute:.3f} s"
+            if comm != "powersgd":  # what that sends is made of the gradients, and not to be had without them
+                hidden = max(step.compute + step.exchange - step.step, 0) / step.exchange
+                parts += f", exchange alone {step.exchange:.3f} s, {hidden:.0%} of it hidden"
+            print(f"{world} processes, {comm}: {parts}", flush=True)
 
 
 def taken_apart(world: int, comm: str) -> Step:

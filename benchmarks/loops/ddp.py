@@ -3,7 +3,8 @@
     torchrun --nproc-per-node 2 benchmarks/loops/ddp.py [--network NAME] [--batch N] [--comm KIND] [--updates N]
 
 Rank 0 prints JSON, of the median step in seconds: ``step`` as it is, ``compute`` without any communication,
-``exchange`` of all gradients alone, in DDP's buckets one after the other; and ``bytes``, of the gradients in float32.
+``exchange`` of all gradients alone, as they are or in bf16, in DDP's buckets one after the other; and ``bytes``, of
+the gradients in float32.
 """
 
 import argparse
