@@ -141,7 +141,9 @@ def _file(size: int) -> str:
     """
     _remove_stale(SHARED_MEMORY)  # not elsewhere, where files of other hosts may lie
     in_memory = SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free > size + ROOM_LEFT
-    descriptor, path = tempfile.mkstemp(prefix=f"distrib-{os.getpid()}-", dir=SHARED_MEMORY if in_memory else None)
+    descriptor, path = tempfile.mkstemp(
+        prefix=f"distrib-{_space()}-{os.getpid()}-", dir=SHARED_MEMORY if in_memory else None
+    )
     try:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(descriptor, 0, size)
@@ -157,12 +159,20 @@ def _file(size: int) -> str:
 
 def _remove_stale(folder: Path) -> None:
     """Give back memory that processes left behind which were killed while they filled it."""
-    for file in folder.glob("distrib-*-*"):
+    for file in folder.glob(f"distrib-{_space()}-*-*"):
         with contextlib.suppress(OSError, ValueError):
             try:
-                os.kill(int(file.name.split("-")[1]), 0)
+                os.kill(int(file.name.split("-")[2]), 0)
             except ProcessLookupError:
                 file.unlink()
+
+
+def _space() -> int:
+    """What process ids are numbers in: containers, of which some share this memory, have ids of their own."""
+    try:
+        return Path("/proc/self/ns/pid").stat().st_ino
+    except OSError:
+        return 0  # not Linux
 
 
 def _mapped(path: str, shape: tuple[int, ...]) -> Tensor:

@@ -250,7 +250,11 @@ def _hugging_face(place: str) -> ImageData:
 
 
 def _check_names(folder: Path, label: str, names: list[str]) -> None:
-    """Refuse tables that name their classes in another order: the library takes the first one's for all of them."""
+    """Refuse tables that name their classes in another order: the library takes the first one's for all of them.
+
+    Raises:
+        SettingsError: names the table.
+    """
     import datasets  # noqa: PLC0415
     import pyarrow as pa  # noqa: PLC0415
     from pyarrow import parquet  # noqa: PLC0415
