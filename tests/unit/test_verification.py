@@ -5,6 +5,7 @@ import os
 import shlex
 import signal
 import sys
+import time
 
 import pytest
 import torch
@@ -233,7 +234,9 @@ def launched(tmp_path):
     while not told.exists():
         assert launch.process.poll() is None, (tmp_path / "log").read_text()
     ranks = [int(pid) for pid in told.read_text().split()]
-    assert launch.processes() == {launch.process.pid, *ranks}
+    deadline = time.monotonic() + 60
+    while launch.processes() != {launch.process.pid, *ranks}:  # one that was just started has no environment yet
+        assert time.monotonic() < deadline
     yield launch, ranks
     launch.close()
 
