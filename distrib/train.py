@@ -11,11 +11,12 @@ if not __package__:  # run as a script: Python puts this folder first, where our
 
 from distrib import command
 from distrib.lifecycle.leaving import leave
-from distrib.lifecycle.stopping import StopRequest
+from distrib.lifecycle.stopping import StopRequest, end_with_launcher
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Train as the arguments ask; return the exit code."""
+    end_with_launcher()
     settings = command.parse(sys.argv[1:] if arguments is None else arguments)
     from distrib.lifecycle.ending import Ending  # noqa: PLC0415
 

@@ -55,7 +55,6 @@ class StopRequest:
         asked = SIGNALS if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else (*SIGNALS, signal.SIGHUP)
         threading.Thread(target=self._listen, args=(self._ends[0], asked), daemon=True).start()
         self._old = {number: signal.signal(number, self._note) for number in asked}
-        end_with_launcher()
         return self
 
     def __exit__(

@@ -144,7 +144,8 @@ def test_the_death_of_the_launcher_asks_to_stop(tmp_path) -> None:
         import os, subprocess, sys
         child = '''
         import signal
-        from distrib.lifecycle.stopping import Stopped, StopRequest
+        from distrib.lifecycle.stopping import Stopped, StopRequest, end_with_launcher
+        end_with_launcher()
         try:
             with StopRequest():
                 print("ready", flush=True)
