@@ -251,8 +251,8 @@ def check_launcher(environment: Mapping[str, str]) -> None:
         told = environment.get(name, allowed)
         if told.upper() != allowed:
             raise SettingsError(
-                f"{name}={told}, of `accelerate launch`, its configuration or the environment, would change the training "
-                f"beside the settings; here {instead}. Take it away (`accelerate config`, or --config_file)"
+                f"{name}={told}, of `accelerate launch`, its configuration or the environment, would change the "
+                f"training beside the settings; here {instead}. Take it away (`accelerate config`, or --config_file)"
             )
 
 
