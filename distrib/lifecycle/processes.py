@@ -32,10 +32,10 @@ TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FOREIGN = {
     "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ("1", "--micro-batch divides what a process computes at once"),
     "ACCELERATE_DYNAMO_BACKEND": ("NO", "--compile default compiles the network"),
-    "ACCELERATE_USE_FSDP": ("FALSE", "each process holds the whole network"),
-    "ACCELERATE_USE_DEEPSPEED": ("FALSE", "each process holds the whole network"),
-    "ACCELERATE_USE_MEGATRON_LM": ("FALSE", "each process holds the whole network"),
-    "ACCELERATE_USE_PARALLELISM_CONFIG": ("FALSE", "each process holds the whole network"),
+    **dict.fromkeys(
+        (f"ACCELERATE_USE_{name}" for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG")),
+        ("FALSE", "each process holds the whole network"),
+    ),
 }
 """What Accelerate takes from its environment and would train otherwise by: what it may be, and what there is here."""
 
